@@ -1,0 +1,1 @@
+"""stereo: mixtapes in, reproducible virtual machine artifacts out."""

@@ -1,0 +1,180 @@
+"""The control protocol of stereOS, written once for both sides: NDJSON envelopes over any byte stream.
+
+One JSON object per line: `type` (text) and, for most types, `payload` (object). Requests are answered in order; there
+are no request numbers. Everything here is pure: bytes in, values out, and no exception but `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+from stereos_guest import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+PORT_NAME = "io.stereos.control"
+MAX_LINE = 1 << 20  # bytes, with the newline
+
+PING, PONG = "ping", "pong"
+GET_HEALTH, HEALTH = "get_health", "health"
+SET_CONFIG = "set_config"
+INJECT_SECRET = "inject_secret"
+INJECT_SSH_KEY = "inject_ssh_key"
+MOUNT = "mount"
+SHUTDOWN = "shutdown"
+ACK = "ack"
+LIFECYCLE = "lifecycle"
+
+REQUESTS = (PING, GET_HEALTH, SET_CONFIG, INJECT_SECRET, INJECT_SSH_KEY, MOUNT, SHUTDOWN)  # host to guest
+REPLIES = (PONG, HEALTH, ACK, LIFECYCLE)  # guest to host; `lifecycle` is pushed
+
+BOOTING, READY, HEALTHY, DEGRADED, SHUTTING_DOWN = "booting", "ready", "healthy", "degraded", "shutdown"
+STATES = (BOOTING, READY, HEALTHY, DEGRADED, SHUTTING_DOWN)
+
+
+class ProtocolError(Exception):
+    """The other side sent what the protocol does not allow. The text is what an `ack` carries as `error`."""
+
+
+class Message:
+    """One envelope. `payload` is whatever JSON value came with it; `has_payload` tells null from absent."""
+
+    __slots__ = ("has_payload", "payload", "type")
+
+    def __init__(self, type: str, payload: Any = None, has_payload: bool = False) -> None:  # noqa: A002
+        self.type = type
+        self.payload = payload
+        self.has_payload = has_payload
+
+    def body(self) -> dict[str, Any]:
+        """The payload of a type that needs one; null counts as empty. Raises ProtocolError."""
+        if not self.has_payload:
+            raise ProtocolError(f"envelope {self.type} has no payload")
+        if self.payload is None:
+            return {}
+        if not isinstance(self.payload, dict):
+            raise ProtocolError(f"payload of {self.type} is not an object")
+        return self.payload
+
+
+class LineReader:
+    """Cuts a stream into lines and never holds more than one line of `limit` bytes.
+
+    A line that is too long is told as soon as it is seen to be, and then dropped as it comes, up to its newline.
+    """
+
+    __slots__ = ("_held", "_skipping", "limit")
+
+    def __init__(self, limit: int = MAX_LINE) -> None:
+        self.limit = limit
+        self._held = bytearray()
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """What `data` completes, in order: lines without their newlines, None for one that is too long."""
+        found: list[bytes | None] = []
+        start = 0
+        while start < len(data):
+            newline = data.find(b"\n", start)
+            end = len(data) if newline < 0 else newline + 1
+            if not self._skipping:
+                # Held up to the limit without a newline, it can only become too long.
+                if len(self._held) + end - start > self.limit - (newline < 0):
+                    self._skipping = True
+                    self._held.clear()
+                    found.append(None)
+                else:
+                    self._held += data[start:end]
+                    if newline >= 0:
+                        found.append(bytes(self._held[:-1]))
+                        self._held.clear()
+            if newline >= 0:
+                self._skipping = False
+            start = end
+        return found
+
+
+def decode(line: bytes) -> Message:
+    """The envelope on one line (without its newline). Raises ProtocolError with the original's wording."""
+    try:
+        value = jsontext.loads(line.decode())
+    except ValueError as error:
+        raise ProtocolError(f"malformed JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ProtocolError("malformed JSON: not an object")
+    kind = field(value, "type", "")
+    if not isinstance(kind, str):
+        raise ProtocolError("malformed JSON: type is not text")
+    absent = object()
+    payload = field(value, "payload", absent)
+    return Message(kind) if payload is absent else Message(kind, payload, True)
+
+
+def field(table: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A field by name; as in the original, another case of the same name is accepted where the exact one is missing."""
+    if name in table:
+        return table[name]
+    for key in table:
+        if key.lower() == name:
+            return table[key]
+    return default
+
+
+def encode(type: str, payload: Mapping[str, Any] | None = None) -> bytes:  # noqa: A002
+    """The line, newline included, for an envelope. Raises ProtocolError if it is not JSON or longer than MAX_LINE."""
+    envelope: dict[str, Any] = {"type": type}
+    if payload is not None:
+        envelope["payload"] = payload
+    try:
+        line = jsontext.dumps(envelope).encode() + b"\n"
+    except ValueError as error:
+        raise ProtocolError(f"cannot encode {type}: {error}") from None
+    if len(line) > MAX_LINE:
+        raise ProtocolError(f"cannot encode {type}: {len(line)} bytes are more than a line may have")
+    return line
+
+
+def ack(reply_to: str, error: str = "") -> bytes:
+    """The answer to a request that has no answer of its own; a failed one if there is an `error`."""
+    payload = {"reply_to": _short(reply_to), "ok": not error}
+    if error:
+        payload["error"] = error
+    return encode(ACK, payload)
+
+
+def unknown_type(type: str) -> bytes:  # noqa: A002
+    """The answer to a type that a guest does not take."""
+    return ack(type, f"unknown message type: {_short(type)}")
+
+
+def pong() -> bytes:
+    """The answer to `ping`."""
+    return encode(PONG)
+
+
+def health(
+    state: str, uptime_seconds: int, agents: Sequence[Mapping[str, Any]] = (), boot: Mapping[str, float] | None = None
+) -> bytes:
+    """The answer to `get_health`. `uptime_seconds` counts from the daemon's start; `boot` is our addition."""
+    payload: dict[str, Any] = {"state": state}
+    if agents:
+        payload["agents"] = agents
+    payload["uptime_seconds"] = uptime_seconds
+    if boot:
+        payload["boot"] = boot
+    return encode(HEALTH, payload)
+
+
+def lifecycle(state: str, message: str = "", boot: Mapping[str, float] | None = None) -> bytes:
+    """The push that tells the host of a state. `boot` (seconds since kernel start, by phase) is our addition."""
+    payload: dict[str, Any] = {"state": state}
+    if message:
+        payload["message"] = message
+    if boot:
+        payload["boot"] = boot
+    return encode(LIFECYCLE, payload)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -1,0 +1,105 @@
+"""A conversation: what is answered to what, in which order."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stereos_guest import protocol
+from stereos_guest.session import Session
+from stereos_guest.stereosd import Daemon
+
+
+def ask(*requests: bytes, survives_overlong: bool = True) -> list[Any]:
+    session = Session(Daemon({}).handlers, survives_overlong=survives_overlong)
+    return [json.loads(answer) for answer in session.receive(b"".join(requests))]
+
+
+def errors(answers: list[Any]) -> list[tuple[str, str]]:
+    assert all(answer["type"] == "ack" and answer["payload"]["ok"] is False for answer in answers)
+    return [(answer["payload"]["reply_to"], answer["payload"]["error"]) for answer in answers]
+
+
+def test_ping_is_answered_by_a_pong_without_payload() -> None:
+    assert ask(b'{"type":"ping"}\n') == [{"type": "pong"}]
+
+
+def test_health_tells_state_uptime_and_the_phases_of_the_boot() -> None:
+    daemon = Daemon({"initrd_start": 1.5})
+    daemon.become_ready()
+    [answer] = Session(daemon.handlers, survives_overlong=True).receive(b'{"type":"get_health","payload":null}\n')
+    payload = json.loads(answer)["payload"]
+    assert payload["state"] == "ready"
+    assert payload["uptime_seconds"] == 0
+    assert payload["boot"]["initrd_start"] == 1.5
+    assert payload["boot"]["ready"] > 0
+
+
+def test_requests_are_answered_in_their_order() -> None:
+    assert [a["type"] for a in ask(b'{"type":"ping"}\n{"type":"nope"}\n{"type":"get_health"}\n')] == [
+        "pong",
+        "ack",
+        "health",
+    ]
+
+
+def test_half_a_request_waits_for_its_other_half() -> None:
+    session = Session(Daemon({}).handlers, survives_overlong=True)
+    assert session.receive(b'{"type":"pi') == []
+    assert session.receive(b'ng"}\n') == [b'{"type":"pong"}\n']
+
+
+def test_blank_lines_are_skipped() -> None:
+    assert ask(b"\n \r\n\n") == []
+
+
+def test_malformed_json_is_acked_as_failed_and_the_talk_goes_on() -> None:
+    broken, good = ask(b'{"type":\n{"type":"ping"}\n')
+    assert broken["payload"]["reply_to"] == ""
+    assert broken["payload"]["error"].startswith("malformed JSON:")
+    assert good == {"type": "pong"}
+
+
+@pytest.mark.parametrize("kind", ["nope", "", *protocol.REPLIES])
+def test_an_unknown_type_and_a_guests_own_are_acked_as_failed(kind: str) -> None:
+    assert errors(ask(protocol.encode(kind))) == [(kind, f"unknown message type: {kind}")]
+
+
+@pytest.mark.parametrize("kind", ["set_config", "inject_secret", "inject_ssh_key", "mount"])
+def test_a_type_that_needs_a_payload_says_so(kind: str) -> None:
+    assert errors(ask(protocol.encode(kind))) == [(kind, f"envelope {kind} has no payload")]
+
+
+@pytest.mark.parametrize("kind", ["set_config", "inject_secret", "inject_ssh_key", "mount", "shutdown"])
+def test_what_this_version_cannot_do_is_refused_truthfully(kind: str) -> None:
+    assert errors(ask(protocol.encode(kind, {}))) == [(kind, f"{kind} is not supported by this version of stereosd")]
+
+
+def test_every_request_of_the_protocol_has_a_handler() -> None:
+    assert set(Daemon({}).handlers) == set(protocol.REQUESTS)
+
+
+def test_on_a_stream_that_stays_an_overlong_line_is_dropped_and_told() -> None:
+    refused, pong = ask(b"x" * (protocol.MAX_LINE + 5) + b"\n", b'{"type":"ping"}\n')
+    assert refused["payload"]["error"].startswith("malformed JSON: line over")
+    assert pong == {"type": "pong"}
+
+
+def test_on_a_connection_an_overlong_line_ends_it_unanswered() -> None:
+    session = Session(Daemon({}).handlers, survives_overlong=False)
+    stream = b'{"type":"ping"}\n' + b"x" * (protocol.MAX_LINE + 5) + b'\n{"type":"ping"}\n'
+    assert session.receive(stream) == [b'{"type":"pong"}\n']
+    assert session.closed
+
+
+@given(st.lists(st.binary(max_size=60)))
+def test_no_input_breaks_a_session(chunks: list[bytes]) -> None:
+    session = Session(Daemon({}).handlers, survives_overlong=True)
+    for chunk in chunks:
+        for answer in session.receive(chunk):
+            protocol.decode(answer[:-1])
+    assert session.receive(b'\n{"type":"ping"}\n')[-1] == b'{"type":"pong"}\n'

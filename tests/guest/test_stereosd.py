@@ -1,0 +1,139 @@
+"""The daemon as a process, on a pseudo-terminal in place of the port."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stereos_guest import protocol
+
+GUEST = Path(__file__).resolve().parents[2] / "guest"
+# What importing `os` or `json` would bring in. Every one of them is paid twenty- to fifty-fold in an emulated machine.
+BUILT_IN_OR_OURS = {"time", "_json", "select", "errno", "posix", "__future__", "_socket"}
+
+
+class Guest:
+    """A running stereosd, its port, and a tree to find both in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "sys/class/virtio-ports/vport1p1").mkdir(parents=True)
+        (root / "sys/class/virtio-ports/vport1p1/name").write_text("io.stereos.control\n")
+        (root / "run/stereos").mkdir(parents=True)
+        (root / "run/stereos/boot").write_text("initrd_start=1.25\nswitch_root=2.5\n")
+        (root / "dev").mkdir()
+        self.master, self.slave = os.openpty()
+        tty.setraw(self.master)
+        tty.setraw(self.slave)
+        (root / "dev/vport1p1").symlink_to(os.ttyname(self.slave))
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(root / "notify"))
+        self.manager.settimeout(10)
+        self.process = subprocess.Popen(
+            [sys.executable, "-ISs", "-X", "importtime", "-c", self._script()],
+            env={"NOTIFY_SOCKET": str(root / "notify")},
+            stderr=(root / "stderr").open("wb"),
+        )
+        self._held = b""
+
+    def _script(self) -> str:
+        return (
+            f"import sys; sys.path.insert(0, {str(GUEST)!r}); "
+            f"from stereos_guest.stereosd import main; sys.exit(main({str(self.root)!r}))"
+        )
+
+    def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.master, view) :]
+
+    def hear(self, seconds: float = 10) -> Any:
+        while b"\n" not in self._held:
+            ready, _, _ = select.select([self.master], [], [], seconds)
+            assert ready, "stereosd says nothing"
+            self._held += os.read(self.master, 65536)
+        line, _, self._held = self._held.partition(b"\n")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.manager.close()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(tmp_path)
+    yield guest
+    guest.close()
+
+
+def test_it_announces_booting_then_ready_with_the_phases_of_the_boot(guest: Guest) -> None:
+    assert guest.hear() == {"type": "lifecycle", "payload": {"state": "booting"}}
+    ready = guest.hear()
+    assert ready["payload"]["state"] == "ready"
+    boot = ready["payload"]["boot"]
+    assert boot["initrd_start"] == 1.25
+    assert boot["switch_root"] == 2.5
+    assert boot["stereosd_start"] <= boot["ready"]
+
+
+def test_it_tells_the_service_manager_that_it_is_ready(guest: Guest) -> None:
+    assert guest.manager.recv(100).startswith(b"READY=1")
+
+
+def test_it_becomes_ready_without_importing_what_costs_time(guest: Guest) -> None:
+    guest.hear()
+    guest.manager.recv(100)
+    guest.send(protocol.encode("get_health") + protocol.encode("nope"))
+    guest.hear()
+    guest.hear()
+    imported = [line.split("|")[-1].strip() for line in (guest.root / "stderr").read_text().splitlines()]
+    ours = imported[imported.index("stereos_guest") :]
+    assert {name for name in ours if not name.startswith("stereos_guest")} <= BUILT_IN_OR_OURS
+
+
+def test_it_answers_after_a_flood_of_garbage(guest: Guest) -> None:
+    guest.hear(), guest.hear()
+    for _ in range(20):
+        guest.send(b'{"type":\xff\n[[[[\n\x00\n')
+        for _ in range(3):
+            assert guest.hear()["payload"]["ok"] is False
+    guest.send(protocol.encode("ping"))
+    assert guest.hear() == {"type": "pong"}
+
+
+def test_it_survives_a_line_that_never_ends(guest: Guest) -> None:
+    guest.hear(), guest.hear()
+    guest.send(b"x" * (3 * protocol.MAX_LINE) + b"\n" + protocol.encode("ping"))
+    assert guest.hear()["payload"]["error"].startswith("malformed JSON: line over")
+    assert guest.hear() == {"type": "pong"}
+
+
+def test_it_does_nothing_while_nobody_asks(guest: Guest) -> None:
+    guest.hear(), guest.hear()
+    os.close(guest.master)  # the far end hangs up: on a terminal that lasts, as on a port without a host
+    guest.master = os.open("/dev/null", os.O_RDWR)
+    time.sleep(0.1)
+    before = _cpu_ticks(guest.process.pid)
+    time.sleep(0.5)
+    assert _cpu_ticks(guest.process.pid) - before <= 1
+    assert guest.process.poll() is None
+
+
+def _cpu_ticks(pid: int) -> int:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) + int(words[12])

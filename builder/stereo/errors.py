@@ -49,5 +49,5 @@ class ProblemsError(UsageError):
     """Everything that is wrong with some input, collected, so that one run shows all of it."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: Sequence[Problem] = tuple(sorted(problems))
+        self.problems: Sequence[Problem] = tuple(sorted(problems, key=str))
         super().__init__("\n".join(str(problem) for problem in self.problems))

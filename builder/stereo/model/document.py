@@ -1,0 +1,135 @@
+"""From the text of a TOML file that a person wrote to a pydantic model, or to a list of all that is wrong with it.
+
+pydantic's own messages speak of its internals. Here each of its complaints becomes a `Problem`: the key as a person
+would look for it in the file, what is wrong with it, and a hint (the nearest known key, what the value must look like).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from stereo.errors import Problem, ProblemsError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MOST_BYTES = 256 * 1024
+_MOST_SHOWN = 60
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# What a pattern means, in words: a person who mistypes a name should not have to read a regular expression.
+_MEANINGS: dict[str, str] = {}
+
+
+def pattern(expression: str, meaning: str) -> Any:
+    """A pydantic Field for a string that matches `expression`; `meaning` says so in messages and in the JSON Schema."""
+    _MEANINGS[expression] = meaning
+    return Field(pattern=expression, description=meaning)
+
+
+def shown(value: object) -> str:
+    """`value` for a message: short, and with nothing in it that a terminal would act on."""
+    text = ascii(value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples, because the strict and frozen models hold tuples."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value
+
+
+def parse_toml(data: bytes, file: str) -> dict[str, object]:
+    """The tables of a TOML file, arrays as tuples. Raises ProblemsError when it is too large, no UTF-8 or no TOML."""
+    if len(data) > MOST_BYTES:
+        raise ProblemsError([Problem(file, "-", f"larger than {MOST_BYTES // 1024} KiB")])
+    try:
+        parsed = _frozen(tomllib.loads(data.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise ProblemsError(
+            [Problem(file, "-", f"byte {error.start} is not UTF-8", "save the file as UTF-8")]
+        ) from error
+    except RecursionError as error:
+        raise ProblemsError([Problem(file, "-", "nested too deeply")]) from error
+    except ValueError as error:
+        raise ProblemsError([Problem(file, "-", f"not TOML: {error}")]) from error
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def key_of(location: tuple[int | str, ...]) -> str:
+    """A pydantic location as the dotted key that stands in the file, such as `agent.extra_packages.npm[0].name`."""
+    text = ""
+    for part in location:
+        if part == "[key]":  # pydantic's mark for "the key itself is wrong"
+            continue
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if _BARE_KEY.fullmatch(part) else shown(part))
+    return text or "-"
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """The model inside `tuple[Model, ...]`, `Model | None` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the table which holds `location` may have."""
+    current: type[BaseModel] | None = model
+    for part in location[:-1]:
+        if current is None:
+            return []
+        if isinstance(part, str) and part in current.model_fields:
+            current = _model_in(current.model_fields[part].annotation)
+    return sorted(current.model_fields) if current else []
+
+
+def nearest(word: str, known: list[str]) -> str | None:
+    """A hint that names the word of `known` which `word` may have been meant to be, or else all of them."""
+    found = difflib.get_close_matches(word, known, n=1)
+    if found:
+        return f"did you mean {found[0]!r}?"
+    return f"known: {', '.join(known)}" if known else None
+
+
+def _problem(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
+    key, kind, context = key_of(error["loc"]), error["type"], error.get("ctx", {})
+    value = shown(error.get("input"))
+    if kind == "extra_forbidden":
+        return Problem(file, key, "unknown key", nearest(str(error["loc"][-1]), _known_keys(model, error["loc"])))
+    if kind == "missing":
+        return Problem(file, key, "is missing")
+    if kind == "string_pattern_mismatch":
+        expression = str(context.get("pattern"))
+        return Problem(file, key, f"{value} is not accepted", _MEANINGS.get(expression, f"must match {expression}"))
+    if kind == "enum":
+        choices = re.findall(r"'([^']*)'", str(context.get("expected")))
+        return Problem(file, key, f"{value} is not accepted", nearest(str(error.get("input")), choices))
+    if kind == "value_error":
+        return Problem(file, key, str(context.get("error")))
+    return Problem(file, key, error["msg"][:1].lower() + error["msg"][1:] + f", not {value}")
+
+
+def problems_of(error: ValidationError, model: type[BaseModel], file: str) -> list[Problem]:
+    """Everything that pydantic found, in our words."""
+    return [_problem(each, model, file) for each in error.errors(include_url=False)]
+
+
+def validate(data: dict[str, object], model: type[Model], file: str) -> Model:
+    """`data` as a `model`. Raises ProblemsError with every problem in it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ProblemsError(problems_of(error, model, file)) from error

@@ -1,0 +1,110 @@
+"""The files behind a mixtape: which there are, what each says, and the chain from the first ancestor to the last child.
+
+Every file is read once and its problems are kept with it, so that one run tells about all files at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from stereo.errors import Problem, ProblemsError, UsageError
+from stereo.model.document import MOST_BYTES, nearest, parse_toml, validate
+from stereo.model.mixtape_file import NAME_PATTERN, MixtapeFile
+
+DEV_SUFFIX = "-dev"
+_DEEPEST_CHAIN = 16
+_NAME = re.compile(NAME_PATTERN)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of mixtapes/ after parsing; `label` names it in messages."""
+
+    name: str
+    label: str
+    content: MixtapeFile
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A mixtape's files, first ancestor first. Cut short where `problems` say why."""
+
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...]
+
+
+class Library:
+    """The folder of mixtapes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UsageError when there is no such folder."""
+        if not folder.is_dir():
+            raise UsageError("no folder of mixtapes", where=str(folder), hint="run stereo in a complete checkout")
+        self._folder = folder
+        self._read: dict[str, Source | ProblemsError] = {}
+        self.names = sorted(path.name.removesuffix(".toml") for path in folder.glob("*.toml"))
+
+    def source(self, name: str) -> Source:
+        """The file of `name`. Raises ProblemsError with all that is wrong with it."""
+        if name not in self._read:
+            try:
+                self._read[name] = self._parse(name)
+            except ProblemsError as error:
+                self._read[name] = error
+        found = self._read[name]
+        if isinstance(found, ProblemsError):
+            raise found
+        return found
+
+    def _parse(self, name: str) -> Source:
+        label = f"{self._folder.name}/{name}.toml"
+        if not _NAME.fullmatch(name) or name.endswith(DEV_SUFFIX):
+            hint = "a name has lower-case letters, digits and '-', begins with a letter, and does not end in -dev"
+            raise ProblemsError([Problem(label, "-", "the file's name is no name for a mixtape", hint)])
+        try:
+            # Without O_NONBLOCK a FIFO of that name would hang us before fstat(2) can tell what it is.
+            descriptor = os.open(self._folder / f"{name}.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise ProblemsError([Problem(label, "-", "not a regular file")])
+                data = stream.read(MOST_BYTES + 1)
+        except OSError as error:
+            raise ProblemsError([Problem(label, "-", f"cannot be read: {error.strerror}")]) from error
+        return Source(name, label, validate(parse_toml(data, label), MixtapeFile, label))
+
+    def chain(self, name: str) -> Chain:
+        """`name` and all that it extends."""
+        sources: list[Source] = []
+        problems: list[Problem] = []
+        names: list[str] = []
+        following: str | None = name
+        while following is not None:
+            names.append(following)
+            try:
+                source = self.source(following)
+            except ProblemsError as error:
+                problems.extend(error.problems)
+                break
+            sources.insert(0, source)
+            following = source.content.extends
+            fault = self._fault_of_parent(following, names)
+            if fault is not None:
+                problems.append(Problem(source.label, "extends", *fault))
+                break
+        return Chain(tuple(sources), tuple(problems))
+
+    def _fault_of_parent(self, parent: str | None, names: list[str]) -> tuple[str, str | None] | None:
+        """What is wrong with `parent` as the next in the line `names`: a message and perhaps a hint."""
+        if parent is None:
+            return None
+        if parent in names:
+            return "goes round in a circle: " + " -> ".join([*names[names.index(parent) :], parent]), None
+        if parent not in self.names:
+            return f"there is no mixtape {parent!r}", nearest(parent, self.names)
+        if len(names) == _DEEPEST_CHAIN:
+            return f"more than {_DEEPEST_CHAIN} generations", None
+        return None

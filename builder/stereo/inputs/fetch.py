@@ -44,6 +44,7 @@ class Wanted:
     urls: tuple[str, ...]
     integrity: str | None = None
     headers: Callable[[str], Mapping[str, str]] = field(default=lambda _url: {}, compare=False)
+    proxies: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class InterruptedFetchError(StereoError):
@@ -60,24 +61,14 @@ class UnobtainableError(StereoError):
         self.failures = dict(failures)
 
 
-def missing_of(wanted: Iterable[Wanted], store: Store, *, jobs: int = 8) -> list[Wanted]:
-    """What the store does not hold intact. Every blob is read; a damaged one is removed."""
-    unique = list({item.sha256: item for item in wanted}.values())
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        present = pool.map(lambda item: store.has(item.sha256), unique)
-        return [item for item, there in zip(unique, present, strict=True) if not there]
-
-
-def fetch_all(
-    wanted: Sequence[Wanted], store: Store, report: Report, *, http: Http | None = None, jobs: int = 8
-) -> dict[str, str]:
+def fetch_all(wanted: Sequence[Wanted], store: Store, report: Report, *, http: Http, jobs: int = 8) -> dict[str, str]:
     """Fetch files that the store lacks; returns why, by label, for those that no source gave.
 
     An interruption or a full disk ends every download at once and raises; what has arrived is kept and resumed from.
     """
     if not wanted:
         return {}
-    work = _Work(store, http or Http(connections=jobs))
+    work = _Work(store, http)
     count = f"{len(wanted)} {'file' if len(wanted) == 1 else 'files'}"
     with report.progress(f"Fetching {count}", sum(item.size for item in wanted)) as progress:
         with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="fetch") as pool:
@@ -190,7 +181,7 @@ class _Work:
         headers = dict(item.headers(url))
         if have:
             headers["Range"] = f"bytes={have}-"
-        with self._http.request(url, headers=headers) as response:
+        with self._http.request(url, headers=headers, proxies=item.proxies) as response:
             start = _start_of(response, have, item.size)
             with part.open("r+b") as target:
                 target.truncate(start)

@@ -40,10 +40,10 @@ class HttpError(StereoError):
 
 
 class Http:
-    """A client. Thread-safe. `proxies` by scheme stand above those of the environment; "DIRECT" means none."""
+    """A client. Thread-safe. Proxies are those of the environment unless a request names others."""
 
-    def __init__(self, proxies: Mapping[str, str] | None = None, *, connections: int = 8) -> None:
-        self._proxies = {**urllib.request.getproxies(), **(proxies or {})}
+    def __init__(self, *, connections: int = 8) -> None:
+        self._proxies = urllib.request.getproxies()
         self._connections = connections
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._guard = threading.Lock()
@@ -52,15 +52,21 @@ class Http:
 
     @contextmanager
     def request(
-        self, url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
     ) -> Iterator[BaseHTTPResponse]:
         """An answer with a status below 400, its body unread. Raises HttpError.
 
-        Redirects are followed to http and https only, and credentials do not follow them to another host.
+        Redirects are followed to http and https only, and credentials do not follow them to another host. `proxies` by
+        scheme stand above the environment's; "DIRECT" means none.
         """
         url, sent = _with_credentials(url, dict(headers or {}))
         for _ in range(_REDIRECTS):
-            response = self._once(method, url, sent)
+            response = self._once(method, url, sent, proxies or {})
             try:
                 target = response.headers.get("Location")
                 if response.status in (301, 302, 303, 307, 308) and target:
@@ -86,6 +92,13 @@ class Http:
                     raise HttpError(f"sends more than {limit} bytes", where=redacted(url))
             return bytes(body)
 
+    def __enter__(self) -> Http:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for manager in self._managers.values():
+            manager.clear()
+
     def stop(self) -> None:
         """Cut off every request under way and refuse new ones. Callable from any thread."""
         with self._guard:
@@ -94,9 +107,9 @@ class Http:
                 with suppress(Exception):  # it may just be ending by itself
                     response.shutdown()
 
-    def _once(self, method: str, url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
+    def _once(self, method: str, url: str, headers: Mapping[str, str], proxies: Mapping[str, str]) -> BaseHTTPResponse:
         try:
-            response = self._manager(url).request(
+            response = self._manager(url, proxies).request(
                 method,
                 url,
                 headers={"User-Agent": "stereo", "Accept-Encoding": "identity", **headers},
@@ -114,9 +127,9 @@ class Http:
             self._open.add(response)
         return response
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
+    def _manager(self, url: str, proxies: Mapping[str, str]) -> urllib3.PoolManager:
         parts = urlsplit(url)
-        proxy = self._proxies.get(parts.scheme) or self._proxies.get("all") or ""
+        proxy = proxies.get(parts.scheme) or self._proxies.get(parts.scheme) or self._proxies.get("all") or ""
         if proxy.upper() == "DIRECT" or urllib.request.proxy_bypass(parts.hostname or ""):
             proxy = ""
         with self._guard:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
-from stereo.inputs.fetch import UnobtainableError, Wanted, fetch_all, missing_of
+from stereo.inputs import pypi
+from stereo.inputs.fetch import UnobtainableError, Wanted, fetch_all
 from stereo.inputs.http import Http, HttpError
 from stereo.inputs.sources import Sources
 from stereo.inputs.store import Store
-from stereo.model.lock import Deb, Item, Lock, NpmPackage, UrlFile
+from stereo.model.lock import Deb, Item, Lock, NpmPackage, UrlFile, Wheel
 from stereo.report import Report
 
 # Debian's own names of its archives at a snapshot service.
@@ -21,18 +23,31 @@ _LATER = (datetime.timedelta(0), datetime.timedelta(days=1))
 
 
 def obtain(lock: Lock, store: Store, sources: Sources, report: Report, *, offline: bool = False, jobs: int = 8) -> None:
-    """Bring every item of a lock into the store. Raises UnobtainableError naming all that is missing."""
-    wanted = [_wanted(lock, row, sources, offline=offline) for row in lock.items()]
+    """Bring every item of a lock into the store, whose blobs are all read and checked for it.
+
+    Raises UnobtainableError naming all that is missing.
+    """
     with report.step("Checking the store"):
-        missing = missing_of(wanted, store, jobs=jobs)
+        missing = missing_of(lock, store, jobs=jobs)
     if not missing:
         return
     if offline:
-        failures = {item.label: "is not in the store" for item in missing}
-        raise UnobtainableError(failures, "run once without --offline")
-    failures = fetch_all(missing, store, report, http=_client(sources, jobs), jobs=jobs)
+        raise UnobtainableError({row.label: "is not in the store" for row in missing}, "run once without --offline")
+    wheels = [row for row in missing if isinstance(row, Wheel)]
+    wanted = [_wanted(lock, row, sources) for row in missing if not isinstance(row, Wheel)]
+    with Http(connections=jobs) as http:
+        failures = fetch_all(wanted, store, report, http=http, jobs=jobs)
+    failures |= pypi.fetch(wheels, lock.arch, store=store, report=report)
     if failures:
         raise UnobtainableError(failures, _remedy(lock, sources))
+
+
+def missing_of(lock: Lock, store: Store, *, jobs: int = 8) -> list[Item]:
+    """What the store does not hold intact. Every blob is read; a damaged one is removed."""
+    rows = list(lock.items())
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        present = pool.map(lambda row: store.has(row.sha256), rows)
+        return [row for row, there in zip(rows, present, strict=True) if not there]
 
 
 def _remedy(lock: Lock, sources: Sources) -> str:
@@ -42,22 +57,14 @@ def _remedy(lock: Lock, sources: Sources) -> str:
     return f"{relock}; or name a snapshot archive with STEREO_SNAPSHOT"
 
 
-def _client(sources: Sources, jobs: int) -> Http:
-    return Http(sources.debian_proxies, connections=jobs)
-
-
-def _wanted(lock: Lock, row: Item, sources: Sources, *, offline: bool) -> Wanted:
-    urls: tuple[str, ...] = ()
-    integrity = None
-    headers = Wanted.headers
+def _wanted(lock: Lock, row: Deb | NpmPackage | UrlFile, sources: Sources) -> Wanted:
     if isinstance(row, NpmPackage):
-        urls = () if offline else (sources.npm.tarball_url(row.name, row.version),)
-        integrity, headers = row.integrity, sources.npm.headers_for
-    elif isinstance(row, UrlFile):
-        urls = (row.url,)
-    elif isinstance(row, Deb) and not offline:
-        urls = tuple(_deb_urls(lock, row, sources))
-    return Wanted(row.label, row.sha256, row.size, urls, integrity, headers)
+        url = sources.npm.tarball_url(row.name, row.version)
+        return Wanted(row.label, row.sha256, row.size, (url,), row.integrity, sources.npm.headers_for)
+    if isinstance(row, UrlFile):
+        return Wanted(row.label, row.sha256, row.size, (row.url,))
+    urls = tuple(_deb_urls(lock, row, sources))
+    return Wanted(row.label, row.sha256, row.size, urls, proxies=sources.debian_proxies)
 
 
 def _deb_urls(lock: Lock, deb: Deb, sources: Sources) -> Iterator[str]:
@@ -73,21 +80,21 @@ def _deb_urls(lock: Lock, deb: Deb, sources: Sources) -> Iterator[str]:
 
 
 def lock_still_fetchable(lock: Lock, sources: Sources, *, jobs: int = 8) -> list[str]:
-    """Labels of what no source offers any more (asked with HEAD, nothing is fetched). Empty if the lock still holds."""
-    http = _client(sources, jobs)
-    rows = [_wanted(lock, row, sources, offline=False) for row in lock.items()]
+    """Labels of what no source offers any more; empty if the lock still holds.
 
-    def is_offered(item: Wanted) -> bool:
-        for url in item.urls:
-            try:
-                with http.request(url, method="HEAD", headers=item.headers(url)) as response:
-                    length = response.headers.get("Content-Length")
-                    if length is None or length == str(item.size):
-                        return True
-            except HttpError:
-                continue
+    Asks with HEAD and fetches nothing. Wheels are left out: only pip knows where it would find them.
+    """
+    rows = [_wanted(lock, row, sources) for row in lock.items() if not isinstance(row, Wheel)]
+    with Http(connections=jobs) as http, ThreadPoolExecutor(max_workers=jobs) as pool:
+        offered = pool.map(lambda row: any(_is_offered(row, url, http) for url in row.urls), rows)
+        return sorted(row.label for row, there in zip(rows, offered, strict=True) if not there)
+
+
+def _is_offered(item: Wanted, url: str, http: Http) -> bool:
+    if urlsplit(url).scheme in ("file", "copy"):
+        return Path(unquote(urlsplit(url).path)).is_file()
+    try:
+        with http.request(url, method="HEAD", headers=item.headers(url), proxies=item.proxies) as response:
+            return response.headers.get("Content-Length", str(item.size)) == str(item.size)
+    except HttpError:
         return False
-
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        offered = pool.map(is_offered, rows)
-        return sorted(item.label for item, there in zip(rows, offered, strict=True) if not there)

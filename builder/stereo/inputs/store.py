@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -56,7 +57,7 @@ class Store:
     def part_of(self, sha256: str) -> Path:
         """Where an unfinished download of a blob is kept. Its content is not to be trusted."""
         self.path_of(sha256)
-        return self._room("part") / sha256
+        return self.room("part") / sha256
 
     def has(self, sha256: str) -> bool:
         """Whether the blob is there and intact. A damaged one is removed."""
@@ -76,17 +77,21 @@ class Store:
         """A blob, opened, checked and rewound. Raises MissingBlobError; a damaged blob is removed first."""
         path = self.path_of(sha256)
         try:
-            # O_NOFOLLOW: a link planted in the store is not a blob.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Neither a link nor a pipe that somebody planted is a blob.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise MissingBlobError(sha256) from error
         except OSError as error:
             self._discard(path)
             raise MissingBlobError(sha256, corrupt=True) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            self._discard(path)
+            raise MissingBlobError(sha256, corrupt=True)
         with os.fdopen(descriptor, "rb") as stream:
             try:
                 intact = sha256_of(stream)[0] == sha256
-            except OSError:  # a directory, or the disk fails
+            except OSError:  # the disk fails
                 intact = False
             if not intact:
                 self._discard(path)
@@ -95,13 +100,13 @@ class Store:
             yield stream
 
     def place(self, sha256: str, destination: Path) -> None:
-        """Copy a blob to `destination`, checking the bytes that are copied. Raises MissingBlobError, FileExistsError."""
+        """Copy a blob to `destination`, checked first. Raises MissingBlobError, FileExistsError."""
         with self.open_verified(sha256) as source, destination.open("xb") as target:
             shutil.copyfileobj(source, target, CHUNK)
 
     def add(self, source: BinaryIO, sha256: str | None = None) -> str:
         """Add the rest of a stream and return its digest. Raises StereoError if it is not the expected `sha256`."""
-        descriptor, name = tempfile.mkstemp(dir=self._room("new"))
+        descriptor, name = tempfile.mkstemp(dir=self.room("new"))
         temporary = Path(name)
         try:
             digest = hashlib.sha256()
@@ -121,10 +126,11 @@ class Store:
         """Move a file of the same file system into the store. The caller has checked that it has this digest."""
         path = self.path_of(sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
-        file.chmod(0o444)
         file.replace(path)
+        path.chmod(0o444)
 
-    def _room(self, name: str) -> Path:
+    def room(self, name: str) -> Path:
+        """A folder of the store for unfinished things, on the same file system as its blobs."""
         room = self.root / name
         room.mkdir(parents=True, exist_ok=True)
         return room

@@ -280,3 +280,31 @@ def sorted_lock(lock: Lock) -> Lock:
             "urls": tuple(sorted(lock.urls, key=lambda row: row.url)),
         }
     )
+
+
+def requested_as(
+    groups: Mapping[str, Sequence[str]], npm: Sequence[str], pypi: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """What is asked for, in the form that a lock records as `requested`."""
+    wanted = {**groups, "npm": npm, "pypi": pypi}
+    return {key: tuple(sorted(set(names))) for key, names in sorted(wanted.items()) if names or key in groups}
+
+
+def unanswered(
+    lock: Lock,
+    groups: Mapping[str, Sequence[str]],
+    npm: Sequence[str] = (),
+    pypi: Sequence[str] = (),
+    urls: Sequence[tuple[str, str]] = (),
+) -> list[str]:
+    """In which ways a lock no longer answers a request, in words. Empty if it still does."""
+    now, then = requested_as(groups, npm, pypi), lock.requested
+    words = []
+    for key in sorted({*now, *then}):
+        wanted, had = set(now.get(key, ())), set(then.get(key, ()))
+        words += [f"{key}: {name} is asked for, but not locked" for name in sorted(wanted - had)]
+        words += [f"{key}: {name} is locked, but no longer asked for" for name in sorted(had - wanted)]
+    wanted_files, had_files = set(urls), {(row.url, row.sha256) for row in lock.urls}
+    words += [f"urls: {url} is asked for, but not locked" for url, _ in sorted(wanted_files - had_files)]
+    words += [f"urls: {url} is locked, but no longer asked for" for url, _ in sorted(had_files - wanted_files)]
+    return words

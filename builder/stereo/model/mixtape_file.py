@@ -215,13 +215,18 @@ class DebianSpec(PackageSpec):
 
 
 class NpmSpec(PackageSpec):
-    """One tarball of the npm registry. Dependencies are not followed: take a package that brings what it needs."""
+    """A package of the npm registry, with what it requires. Its optional dependencies are not followed."""
 
     name: NpmName
     version: Annotated[NpmVersion | None, Field(description="exact version; left out, the lock takes the latest")] = (
         None
     )
     programs: Annotated[PackagePrograms, Field(description="programs for the agent's PATH; a list means bin/NAME")] = {}
+
+    @property
+    def requirement(self) -> str:
+        """NAME or NAME@VERSION, as npm writes it."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
 class PypiSpec(PackageSpec):
@@ -232,6 +237,11 @@ class PypiSpec(PackageSpec):
         None
     )
     programs: Annotated[PackagePrograms, Field(description="programs for the agent's PATH; a list means bin/NAME")] = {}
+
+    @property
+    def requirement(self) -> str:
+        """NAME or NAME==VERSION, as pip writes it."""
+        return self.name if self.version is None else f"{self.name}=={self.version}"
 
 
 class Archive(StrEnum):

@@ -1,0 +1,15 @@
+"""The command line: the only part that prints, asks, colours or exits.
+
+One module per verb, imported when the verb is called, and whatever a verb needs is imported when it runs: the time
+until the first line is part of the interface.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    from stereo.cli.app import run, treat_signals_as_ctrl_c
+
+    treat_signals_as_ctrl_c()
+    raise SystemExit(run())

@@ -1,0 +1,121 @@
+"""The group of verbs, and the edge where errors become text and an exit status.
+
+Exit status: 0 done, 1 failed or different, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+
+import click
+
+from stereo.cli.output import error_text
+from stereo.cli.version import TOOL_VERSION
+from stereo.errors import StereoError, UsageError
+
+# Verb -> the module that has it, in the order of a first acquaintance.
+VERBS = {
+    "build": "build",
+    "boot": "boot",
+    "verify": "verify",
+    "diff": "diff",
+    "rebuild": "rebuild",
+    "mixtapes": "mixtapes",
+    "show": "mixtapes",
+    "render": "render",
+    "schema": "mixtapes",
+    "lock": "lock",
+    "doctor": "doctor",
+    "clean": "clean",
+    "completion": "completion",
+    "test": "suite",
+}
+DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
+
+
+class Verbs(click.Group):
+    """A group that imports a verb when somebody asks for it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = getattr(import_module(f"stereo.cli.{VERBS[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from stereo.model.document import nearest
+
+            raise click.UsageError(f"there is no verb {args[0]!r}; {nearest(args[0], list(VERBS))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  stereo build opencode-mixtape      from a mixtape to dist/opencode-mixtape/VERSION/ARCH/
+  stereo verify result               prove that nothing in it was altered
+  stereo boot result                 boot it and wait until the guest daemon answers
+  stereo test                        the whole test suite
+
+Exit status: 0 done, 1 failed or different, 2 wrong usage.""",
+)
+@click.version_option(TOOL_VERSION, "-V", "--version", message="%(prog)s %(version)s")
+def stereo() -> None:
+    """Turn mixtapes into verified, reproducible virtual machine images, and boot them."""
+
+
+def treat_signals_as_ctrl_c() -> None:
+    """Whoever ends us, by kill(1) or by closing the terminal, lets builds clean up after themselves."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        status = stereo.main(given, prog_name="stereo", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else DONE
+    except click.ClickException as error:
+        usage = error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
+        _complain(error_text(StereoError(error.format_message()), as_json=as_json), "" if as_json else usage)
+        return error.exit_code
+    except StereoError as error:
+        _complain(error_text(error, as_json=as_json))
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except (KeyboardInterrupt, click.Abort):
+        _complain("stereo: stopped")
+        return STOPPED
+    except BrokenPipeError:
+        # Who read us has read enough. Point stdout elsewhere, or the interpreter complains when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        where = str(error.filename) if error.filename else None
+        _complain(error_text(StereoError(error.strerror or str(error), where=where), as_json=as_json))
+        return FAILED
+
+
+def _complain(text: str, before: str = "") -> None:
+    with suppress(OSError):
+        print(before + text, file=sys.stderr, flush=True)

@@ -1,0 +1,69 @@
+"""Arguments and options that several verbs have, and what they stand for."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from stereo.errors import UsageError
+from stereo.paths import Checkout, user_config
+
+if TYPE_CHECKING:
+    from stereo.model.architecture import Architecture
+    from stereo.model.mixtape import Mixtape
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+_ARCHITECTURES = ("x86_64", "aarch64")  # model.Architecture, spelled out: importing it would slow down every --help
+_LONGEST_KEY = 16 * 1024
+DEV_KEY = "ssh-key.pub"
+
+
+def _complete_mixtape(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    names = sorted(path.stem for path in Checkout.containing_this_package().mixtapes.glob("*.toml"))
+    return [name for base in names for name in (base, f"{base}-dev") if name.startswith(incomplete)]
+
+
+def mixtape_argument(verb: Verb) -> Verb:
+    """NAME, a mixtape or NAME-dev."""
+    return click.argument("name", shell_complete=_complete_mixtape)(verb)
+
+
+def arch_option(verb: Verb) -> Verb:
+    """--arch"""
+    text = "Architecture of the image; default: this machine's, if the mixtape has it."
+    return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+
+
+def dist_argument(name: str) -> Callable[[Verb], Verb]:
+    """A folder that `stereo build` made."""
+    return click.argument(name, type=click.Path(path_type=Path, file_okay=False, exists=True))
+
+
+def dev_key() -> str | None:
+    """The developer's public key, or None when there is none. Raises UsageError when it cannot be read."""
+    path = user_config() / DEV_KEY
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_LONGEST_KEY + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return text.decode("utf-8", "replace")
+
+
+def chosen_architecture(mixtape: Mixtape, option: str | None) -> Architecture:
+    """The architecture to work for. Raises UsageError when the mixtape is not made for the one that was asked for."""
+    from stereo.model.architecture import Architecture
+
+    wanted = option or platform.machine()
+    if wanted in mixtape.architectures:
+        return Architecture(wanted)
+    if option is None:
+        return mixtape.architectures[0]
+    known = ", ".join(mixtape.architectures)
+    raise UsageError(f"{mixtape.name} is not made for {option}", where="--arch", hint=f"its architectures: {known}")

@@ -1,0 +1,131 @@
+"""The command line that makes QEMU the machine of a specification. Pure: everything that it depends on is an argument.
+
+Nothing is left to QEMU's defaults or to the user's configuration files: virtio devices only, the artifact itself opened
+read-only below a throw-away overlay, sockets as descriptors that nobody else can open. See qemu(1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stereo.errors import StereoError
+from stereo.vm.machine import Accelerator, MachineSpec
+from stereos_guest.protocol import PORT_NAME
+
+_CPU = {Accelerator.KVM: "host", Accelerator.HVF: "host", Accelerator.TCG: "max"}
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What belongs to one start of a machine: connected sockets by descriptor number, and files of its own."""
+
+    qmp: int
+    console: int
+    control: int
+    overlay: Path
+    firmware_code: Path | None = None
+    firmware_variables: Path | None = None  # a private copy: the machine writes to it
+
+
+def accelerator_arguments(accelerator: Accelerator) -> list[str]:
+    """How to run on `accelerator`; the probe uses the same, or its verdict would be about something else."""
+    threads = ",thread=multi" if accelerator is Accelerator.TCG else ""
+    return ["-accel", f"{accelerator}{threads}", "-cpu", _CPU[accelerator]]
+
+
+def closed_arguments(*, seccomp: bool) -> list[str]:
+    """Nothing that was not asked for, and no way out."""
+    return ["-nodefaults", "-no-user-config", "-display", "none", *(["-sandbox", _SANDBOX] if seccomp else [])]
+
+
+def command_arguments(spec: MachineSpec, wiring: Wiring, *, seccomp: bool) -> list[str]:
+    """The arguments that follow QEMU's own argv prefix. Raises StereoError for what no command line can say."""
+    return [
+        *closed_arguments(seccomp=seccomp),
+        "-name",
+        "stereo,debug-threads=on",
+        "-machine",
+        "q35,smm=off" + (",pflash0=code,pflash1=variables" if wiring.firmware_code else ""),
+        *accelerator_arguments(spec.accelerator),
+        "-smp",
+        str(spec.cpus),
+        "-m",
+        f"{spec.memory}M",
+        "-no-reboot",
+        *_firmware(wiring),
+        *_kernel(spec),
+        *_disk(spec, wiring),
+        *_channel("qmp", wiring.qmp),
+        *("-mon", "chardev=qmp,mode=control"),
+        *_channel("console", wiring.console),
+        *("-serial", "chardev:console"),
+        *_channel("control", wiring.control),
+        *("-device", "virtio-serial-pci,id=ports,max_ports=2"),
+        *("-device", f"virtserialport,bus=ports.0,chardev=control,name={PORT_NAME}"),
+        *("-object", "rng-builtin,id=entropy"),
+        *("-device", "virtio-rng-pci,rng=entropy"),
+        *_network(spec),
+    ]
+
+
+def _firmware(wiring: Wiring) -> list[str]:
+    if not wiring.firmware_code:
+        return []
+    return [
+        *_blockdev("code", {"driver": "raw", "read-only": True, "file": _file(wiring.firmware_code, writable=False)}),
+        *_blockdev("variables", {"driver": "raw", "file": _file(wiring.firmware_variables, writable=True)}),
+    ]
+
+
+def _kernel(spec: MachineSpec) -> list[str]:
+    if spec.kernel is None:
+        return []
+    if "\0" in spec.kernel.cmdline:
+        raise StereoError("a NUL byte in the kernel's command line")
+    return [
+        *("-kernel", str(spec.kernel.kernel)),
+        *("-initrd", str(spec.kernel.initrd)),
+        *("-append", spec.kernel.cmdline),
+    ]
+
+
+def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
+    base: dict[str, Any] = {
+        "driver": spec.disk.format,
+        "read-only": True,
+        "file": _file(spec.disk.path, writable=False),
+    }
+    if spec.disk.format == "qcow2":
+        base["backing"] = None  # whatever its header may ask for
+    overlay = {
+        "driver": "qcow2",
+        "file": _file(wiring.overlay, writable=True),
+        "backing": base,
+        "cache": {"no-flush": True},  # thrown away in the end: nothing has to survive the host's power failure
+        "discard": "unmap",
+    }
+    return [*_blockdev("disk", overlay), "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
+
+
+def _network(spec: MachineSpec) -> list[str]:
+    if not spec.network:
+        return []
+    return ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
+
+
+def _channel(name: str, descriptor: int) -> list[str]:
+    return ["-chardev", f"socket,id={name},fd={descriptor}"]
+
+
+def _blockdev(name: str, node: Mapping[str, Any]) -> list[str]:
+    # As JSON, because in the comma syntax a path could smuggle in options.
+    return ["-blockdev", json.dumps({"node-name": name, **node})]
+
+
+def _file(path: Path | None, *, writable: bool) -> dict[str, Any]:
+    return {"driver": "file", "filename": str(path), "read-only": not writable}

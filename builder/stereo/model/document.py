@@ -124,7 +124,11 @@ def _problem(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
 
 def problems_of(error: ValidationError, model: type[BaseModel], file: str) -> list[Problem]:
     """Everything that pydantic found, in our words."""
-    return [_problem(each, model, file) for each in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    # A list that lost its faulty items is then also too short: the second complaint is only an echo of the first.
+    inner = {each["loc"][:-1] for each in found}
+    told = (each for each in found if each["type"] != "too_short" or each["loc"] not in inner)
+    return [_problem(each, model, file) for each in told]
 
 
 def validate(data: dict[str, object], model: type[Model], file: str) -> Model:

@@ -90,7 +90,10 @@ NpmVersion = Annotated[
     AfterValidator(_placeholders),
 ]
 PypiName = Annotated[
-    str, pattern(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$", "a PyPI project name: letters, digits, '.', '_', '-'")
+    str,
+    pattern(
+        r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$", "a PyPI project name: letters, digits, and '._-' inside"
+    ),
 ]
 PypiVersion = Annotated[
     str,

@@ -52,7 +52,7 @@ Examples:
   stereo show opencode-mixtape
   stereo show coder --json | jq -r '.programs[].name'"""
 )
-@mixtape_argument
+@mixtape_argument()
 @arch_option
 @speaking(as_json=True)
 def show(out: Output, name: str, arch: str | None) -> None:

@@ -27,15 +27,27 @@ def _complete_mixtape(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for base in names for name in (base, f"{base}-dev") if name.startswith(incomplete)]
 
 
-def mixtape_argument(verb: Verb) -> Verb:
+def mixtape_argument(*, required: bool = True) -> Callable[[Verb], Verb]:
     """NAME, a mixtape or NAME-dev."""
-    return click.argument("name", shell_complete=_complete_mixtape)(verb)
+    return click.argument("name", required=required, shell_complete=_complete_mixtape)
 
 
 def arch_option(verb: Verb) -> Verb:
     """--arch"""
     text = "Architecture of the image; default: this machine's, if the mixtape has it."
     return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+
+
+def locks_option(verb: Verb) -> Verb:
+    """--locks"""
+    text = "Folder of the locks; default: manifests/ of the checkout."
+    return click.option("--locks", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help=text)(verb)
+
+
+def mirror_option(verb: Verb) -> Verb:
+    """--mirror"""
+    text = "Debian mirror to use instead of those of the host's apt; may be given again, best first."
+    return click.option("--mirror", multiple=True, metavar="URL", help=text)(verb)
 
 
 def dist_argument(name: str) -> Callable[[Verb], Verb]:

@@ -52,6 +52,11 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
+def safe(text: str) -> str:
+    """`text` from a file that is not ours, for a terminal: whatever would act there is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def error_text(error: StereoError, *, as_json: bool) -> str:
     """An error for stderr: what, where and what to do next, or the same as a JSON object."""
     problems = error.problems if isinstance(error, ProblemsError) else ()
@@ -63,14 +68,15 @@ def error_text(error: StereoError, *, as_json: bool) -> str:
     if problems:
         lines = []
         for problem in problems:
-            lines.append(f"stereo: {problem.file}: {problem.key}: {problem.message}")
+            lines.append(safe(f"stereo: {problem.file}: {problem.key}: {problem.message}"))
             if problem.hint:
-                lines.append(f"        hint: {problem.hint}")
+                lines.append(safe(f"        hint: {problem.hint}"))
         if len(problems) > 1:
             lines.append(f"stereo: {len(problems)} problems")
         return "\n".join(lines)
     what = error.what if error.where is None else f"{error.where}: {error.what}"
-    return f"stereo: {what}" + (f"\n        hint: {error.hint}" if error.hint else "")
+    hint = f"\n        hint: {error.hint}" if error.hint else ""
+    return "\n".join(safe(line) for line in f"stereo: {what}{hint}".splitlines())
 
 
 def speaking(*, as_json: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

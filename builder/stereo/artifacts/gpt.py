@@ -18,6 +18,16 @@ _MOST_ENTRIES = 1024
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 LINUX_GENERIC = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 
+# Discoverable Partitions Specification: the root and its verity data, by architecture as a manifest names it.
+ROOT = {
+    "x86_64-linux": "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+    "aarch64-linux": "b921b045-1df0-41c3-af44-4c6f280d3fae",
+}
+ROOT_VERITY = {
+    "x86_64-linux": "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+    "aarch64-linux": "df3300ce-d69f-4c92-978c-9bfb0f38d820",
+}
+
 
 @dataclass(frozen=True)
 class Partition:

@@ -24,8 +24,17 @@ LARGEST_READ = 16 << 20
 """No structure of any format is larger; what claims to be is refused before memory is taken for it."""
 
 
+def shown(text: str, limit: int = 300) -> str:
+    """Text out of an artifact, fit for a terminal: no control characters, no broken ones, not endless."""
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return plain if len(plain) <= limit else plain[:limit] + "…"
+
+
 class FormatError(StereoError):
     """These bytes are not what their format says. `where` is the file, and inside it the part."""
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(shown(what), where=shown(where) if where else None, hint=hint)
 
 
 class Source(Protocol):

@@ -1,0 +1,101 @@
+"""What a disk must hold if it is the one that its manifest describes: partitions, a kernel image, a root hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from uuid import UUID
+
+from stereo.artifacts import gpt
+from stereo.artifacts.pe import Pe
+from stereo.artifacts.region import FormatError, Region, shown
+from stereo.artifacts.tree import Kind, find
+from stereo.artifacts.vfat import Vfat
+from stereo.model.manifest import Manifest, Partition, PlainArtifact
+
+LOADER = {"x86_64-linux": "/EFI/BOOT/BOOTX64.EFI", "aarch64-linux": "/EFI/BOOT/BOOTAA64.EFI"}
+"""The removable path of the UEFI specification, section 3.5.1.1."""
+
+_MOST_PADDING = 64 << 10
+_LARGEST_CMDLINE = 64 << 10
+
+
+def only_of_type(manifest: Manifest, kind: str) -> Partition | None:
+    """The one partition of a type; None if there is none, or a second."""
+    found = [row for row in manifest.image.partition if row.type == kind]
+    return found[0] if len(found) == 1 else None
+
+
+def table_faults(disk: Region, manifest: Manifest) -> Iterator[str]:
+    """Everything in which the partition table is not the manifest's. Raises FormatError when it is damaged."""
+    table = gpt.read_gpt(disk)
+    if table.disk_uuid != manifest.image.disk_uuid:
+        yield f"the disk's UUID is {table.disk_uuid}, the manifest says {manifest.image.disk_uuid}"
+    expected, actual = manifest.image.partition, table.partitions
+    if len(expected) != len(actual):
+        yield f"{len(actual)} partitions, the manifest says {len(expected)}"
+    for number, (want, have) in enumerate(zip(expected, actual, strict=False), 1):
+        for name in ("label", "type", "uuid", "offset", "size"):
+            wanted, got = getattr(want, name), getattr(have, name)
+            if wanted != got:
+                yield f"partition {number}: {name} is {shown(str(got))}, the manifest says {shown(str(wanted))}"
+
+
+def uuid_faults(manifest: Manifest, root: Partition, hashes: Partition) -> Iterator[str]:
+    """The Discoverable Partitions Specification makes the partitions' UUIDs the two halves of the root hash."""
+    root_hash = manifest.image.root_hash
+    for row, half in ((root, root_hash[:32]), (hashes, root_hash[32:])):
+        if UUID(row.uuid) != UUID(half):
+            yield f"partition {row.label}: its UUID {row.uuid} is not of the root hash"
+
+
+def cmdline_fault(cmdline: bytes, manifest: Manifest) -> str | None:
+    """What is wrong with the root hash on a kernel command line."""
+    prefix = b"roothash="
+    words = [word[len(prefix) :] for word in cmdline.split() if word.startswith(prefix)]
+    if words == [manifest.image.root_hash.encode()]:
+        return None
+    if not words:
+        return "has no roothash="
+    return f"says roothash={shown(b' '.join(words).decode('latin-1'), 80)}, the manifest {manifest.image.root_hash}"
+
+
+def uki_faults(disk: Region, manifest: Manifest) -> Iterator[str]:
+    """Everything in which the UKI of the ESP is not made of the dist's kernel files. Raises FormatError."""
+    esp = only_of_type(manifest, gpt.ESP)
+    if esp is None:
+        yield "not one EFI system partition"
+        return
+    files = Vfat(disk.part(esp.offset, esp.size, f"partition {esp.label}"))
+    path = LOADER[manifest.arch]
+    entry = find(files, path)
+    if entry is None or entry.kind is not Kind.FILE:
+        yield f"partition {esp.label}: {path} is missing"
+        return
+    image = Pe(files.content(entry))
+    kernel = manifest.artifacts.kernel
+    for name, artifact in ((".linux", kernel.bzimage), (".initrd", kernel.initrd), (".cmdline", kernel.cmdline)):
+        try:
+            fault = _section_fault(image, name, artifact)
+        except FormatError as error:
+            fault = str(error)
+        if fault:
+            yield fault
+    words = image.content(image.only(".cmdline"))
+    fault = cmdline_fault(words.read(0, min(words.size, _LARGEST_CMDLINE)).rstrip(b"\0"), manifest)
+    if fault:
+        yield f"{path}: section .cmdline {fault}"
+
+
+def _section_fault(image: Pe, name: str, artifact: PlainArtifact) -> str | None:
+    """A section is the file, then zeros up to the alignment. Compared by the manifest's digest: the file may be bad."""
+    stored = image.stored(image.only(name))
+    if not artifact.size <= stored.size <= artifact.size + _MOST_PADDING:
+        return f"{stored.name}: has {stored.size} bytes, {artifact.file} {artifact.size}"
+    digest = hashlib.sha256()
+    for chunk in stored.part(0, artifact.size).chunks():
+        digest.update(chunk)
+    padding = stored.read(artifact.size, stored.size - artifact.size)
+    if digest.hexdigest() != artifact.sha256 or padding.strip(b"\0"):
+        return f"{stored.name}: is not {artifact.file}"
+    return None

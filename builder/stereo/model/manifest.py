@@ -264,7 +264,7 @@ def parse_manifest(data: bytes, file: str) -> Manifest:
     try:
         return Manifest.model_validate(table)
     except ValidationError as error:
-        raise ProblemsError(_problems(error, file)) from error
+        raise ProblemsError(problems_of(error, file)) from error
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -304,7 +304,8 @@ def _table(content: dict[str, Any]) -> Table:
     return table
 
 
-def _problems(error: ValidationError, file: str) -> Iterator[Problem]:
+def problems_of(error: ValidationError, file: str) -> Iterator[Problem]:
+    """What pydantic found wrong, in our words: at most 50 problems, and fit for a terminal."""
     details = error.errors(include_input=False, include_url=False, include_context=False)
     for detail in details[:_MAX_PROBLEMS]:
         key = _shown(".".join(str(part) for part in detail["loc"] if part != "[key]"), 120) or "(manifest)"

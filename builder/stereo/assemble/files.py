@@ -1,0 +1,73 @@
+"""Small things done to files: opened without following links, copied and hashed in one pass, settled on the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from stereo.errors import StereoError
+
+_READ = 1 << 20
+
+
+def open_plain(path: Path) -> FileIO:
+    """Open a regular file for reading, links not followed. Raises StereoError for anything else, and OSError."""
+    try:
+        file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StereoError("is a symbolic link, not a file", where=str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise StereoError("is not a plain file", where=str(path))
+    return file
+
+
+def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file to a new one; returns SHA-256 and size in bytes."""
+    digest, size = hashlib.sha256(), 0
+    with open_plain(source) as file, target.open("xb") as out:
+        while data := file.read(_READ):
+            digest.update(data)
+            size += out.write(data)
+    return digest.hexdigest(), size
+
+
+def settle(path: Path, epoch: int) -> None:
+    """Give a finished file its mode (0644) and time (seconds since 1970) and bring it to the disk."""
+    with path.open("rb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        os.utime(file.fileno(), (epoch, epoch))
+        os.fsync(file.fileno())
+
+
+def settle_folder(path: Path) -> None:
+    """Bring a folder's names to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def failures_explained(doing: str, folder: Path) -> Iterator[None]:
+    """Turn an OSError into a StereoError that says what to do. `folder` is where things were written."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename) if error.filename else str(folder)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "make room, for instance with `stereo clean`, and run again: nothing half-done was left"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "see who may write there"
+        else:
+            hint = None
+        raise StereoError(f"{doing}: {error.strerror or error}", where=where, hint=hint) from error

@@ -23,6 +23,7 @@ from stereo.inputs.sources import redacted
 CONNECT_TIMEOUT = 15.0  # seconds
 READ_TIMEOUT = 30.0  # seconds without a byte
 _REDIRECTS = 6
+_SHORT = 1 << 14  # bytes
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -69,6 +70,8 @@ class Http:
             response = self._once(method, url, sent, proxies or {})
             try:
                 target = response.headers.get("Location")
+                if response.status >= 300:
+                    _drain(response)
                 if response.status in (301, 302, 303, 307, 308) and target:
                     url, sent = _redirected(url, target, sent)
                     continue
@@ -79,7 +82,7 @@ class Http:
             finally:
                 with self._guard:
                     self._open.discard(response)
-                _give_back(response)
+                response.close()  # does nothing to a connection whose answer was read to its end: that is in the pool
         raise HttpError(f"redirects more than {_REDIRECTS} times", where=redacted(url))
 
     def text(self, url: str, *, headers: Mapping[str, str] | None = None, limit: int = 64 << 20) -> bytes:
@@ -186,8 +189,11 @@ def _with_credentials(url: str, headers: dict[str, str]) -> tuple[str, dict[str,
 
 
 def _redirected(url: str, target: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    new = urljoin(url, target)
-    old_parts, parts = urlsplit(url), urlsplit(new)
+    try:
+        new = urljoin(url, target)
+        old_parts, parts = urlsplit(url), urlsplit(new)
+    except ValueError as error:
+        raise HttpError("redirects to something that is not http(s)", where=redacted(url)) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise HttpError(f"redirects to something that is not http(s) ({parts.scheme[:20]})", where=redacted(url))
     if (old_parts.scheme, old_parts.netloc) != (parts.scheme, parts.netloc):
@@ -195,13 +201,11 @@ def _redirected(url: str, target: str, headers: dict[str, str]) -> tuple[str, di
     return _with_credentials(new, headers)
 
 
-def _give_back(response: BaseHTTPResponse) -> None:
-    """Keep the connection only if the body was read to its end; else there is no telling how much would follow."""
-    with suppress(Exception):
-        if response.closed or getattr(response, "length_remaining", None) == 0:
-            response.release_conn()
-        else:
-            response.close()
+def _drain(response: BaseHTTPResponse) -> None:
+    """Read the short text that goes with a redirect or an error, so that the connection can be used again."""
+    with suppress(urllib3.exceptions.HTTPError, OSError):
+        if (getattr(response, "length_remaining", None) or 0) <= _SHORT:
+            response.read(_SHORT)
 
 
 def _reason(error: BaseException) -> str:

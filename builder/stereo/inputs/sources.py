@@ -91,7 +91,10 @@ class Sources:
 
 def redacted(url: str) -> str:
     """The address without user name, password and query, fit for a message."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is none"
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, f"…@{host}" if "@" in parts.netloc else host, parts.path, "", ""))
 
@@ -101,7 +104,10 @@ def _words(env: Mapping[str, str], variable: str) -> tuple[str, ...]:
 
 
 def _archive_root(uri: str) -> str:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.path.startswith("/")):
         raise UsageError(f"{redacted(uri)!r} is not the address of a mirror", hint="use http://, https:// or file:///")
     return uri.rstrip("/") + "/"
@@ -115,7 +121,9 @@ def archives_of_host(options: Sequence[str] = ()) -> tuple[tuple[str, ...], tupl
     signature nor digests would let them through.
     """
     template = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(CREATED_BY)"
-    listed = process.run(["apt-get", *options, "indextargets", "--format", template], timeout=60).stdout
+    # --no-release-info: also of a host whose apt has not fetched any index yet.
+    command = ["apt-get", *options, "indextargets", "--no-release-info", "--format", template]
+    listed = process.run(command, timeout=60).stdout
     releases: dict[str, set[str]] = {}
     for line in listed.splitlines():
         fields = line.split("\t")

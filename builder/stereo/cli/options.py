@@ -50,6 +50,12 @@ def mirror_option(verb: Verb) -> Verb:
     return click.option("--mirror", multiple=True, metavar="URL", help=text)(verb)
 
 
+def version_option(verb: Verb) -> Verb:
+    """--version of an image"""
+    text = "Version of a release, YYYY.MM.DD.N; default: STEREO_VERSION, else dev-REVISION."
+    return click.option("--version", metavar="V", help=text)(verb)
+
+
 def dist_argument(name: str) -> Callable[[Verb], Verb]:
     """A folder that `stereo build` made."""
     return click.argument(name, type=click.Path(path_type=Path, file_okay=False, exists=True))

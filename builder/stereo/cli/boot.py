@@ -1,0 +1,134 @@
+"""`stereo boot`: start a machine from a dist, and show what it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from stereo.cli.measure import duration
+from stereo.cli.options import dist_argument
+from stereo.cli.output import Output, speaking
+from stereo.errors import UsageError
+from stereo.paths import Cache
+
+if TYPE_CHECKING:
+    from stereo.vm.timeline import Timeline
+
+_LEAVE = b"\x1d"  # Ctrl-], as in telnet(1)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stereo boot result --until ready               boot, wait for the guest daemon, shut down, show the phases
+  stereo boot result --with kernel --until ready the same without firmware
+  stereo boot result                             stay on the console until the machine is switched off
+
+The files of the dist are never written to: the machine gets a throw-away layer over its disk. The
+accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another."""
+)
+@dist_argument("folder")
+@click.option(
+    "--with",
+    "form",
+    type=click.Choice(["raw", "qcow2", "kernel"]),
+    default="raw",
+    show_default=True,
+    help="What to boot: a disk by UEFI, or the kernel directly.",
+)
+@click.option("--until", metavar="TEXT", help='"ready", or a text that the console shows: then shut down.')
+@click.option(
+    "--timeout", type=click.FloatRange(1), default=300, show_default=True, metavar="S", help="Seconds to wait."
+)
+@click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Processors of the machine.")
+@click.option("--memory", type=click.IntRange(128), default=1024, show_default=True, metavar="MiB", help="Its memory.")
+@click.option("--network", is_flag=True, help="Give it a network card behind NAT.")
+@click.option("--log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the console there.")
+@speaking(as_json=True)
+def boot(
+    out: Output,
+    folder: Path,
+    form: str,
+    until: str | None,
+    timeout: float,
+    cpus: int,
+    memory: int,
+    network: bool,
+    log: Path | None,
+) -> None:
+    """Boot a dist: the raw disk, the qcow2 disk, or its kernel directly."""
+    from stereo.cli.machines import find_programs
+    from stereo.vm.accel import choose
+    from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
+    from stereo.vm.boot import boot as boot_until
+    from stereo.vm.qemu import QemuBackend
+
+    if out.json and until is None:
+        raise UsageError("--json needs something to wait for", where="--json", hint="add: --until ready")
+    cache = Cache.from_environment()
+    programs = find_programs(cache)
+    accelerator = choose(programs, cache.probe, out.report)
+    size = MachineSize(cpus=cpus, memory=memory)
+    spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=network)
+    backend = QemuBackend(programs, cache.work)
+    with ExitStack() as stack:
+        streams: list[BinaryIO] = [stack.enter_context(log.open("wb"))] if log else []
+        if until is None:
+            streams.append(sys.stdout.buffer)
+
+        def show(data: bytes) -> None:
+            for stream in streams:
+                stream.write(data)
+                stream.flush()
+
+        if until is None:
+            attend(backend, spec, show, stack.enter_context(_keyboard()))
+            return
+        timeline = boot_until(backend, spec, out.report, until=until, timeout=timeout, sink=show)
+    how = {"with": form, "accelerator": accelerator.value, "until": until}
+    out.result({**how, **timeline.as_dict()}, _text(timeline))
+
+
+def _text(timeline: Timeline) -> str:
+    rows = [(phase.name, phase.seconds) for phase in timeline.phases]
+    width = max(len(name) for name, _ in [*rows, ("total", 0.0)])
+    scale = 40 / timeline.total if timeline.total > 0 else 0
+    lines = [f"{name:<{width}}  {duration(seconds):>9}  {'█' * round(seconds * scale)}" for name, seconds in rows]
+    return "\n".join([*(line.rstrip() for line in lines), f"{'total':<{width}}  {duration(timeline.total):>9}"])
+
+
+@contextmanager
+def _keyboard() -> Iterator[int | None]:
+    """A descriptor with what is typed, each key at once; None where nobody types. Ctrl-] ends the machine."""
+    if not sys.stdin.isatty():
+        yield None
+        return
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    readable, writable = os.pipe()
+
+    def pass_on() -> None:
+        while data := os.read(terminal, 1024):
+            if _LEAVE in data:
+                signal.raise_signal(signal.SIGINT)
+                return
+            os.write(writable, data)
+
+    click.echo("stereo: Ctrl-] ends the machine", err=True)
+    tty.setraw(terminal)
+    try:
+        Thread(target=pass_on, daemon=True).start()
+        yield readable
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)

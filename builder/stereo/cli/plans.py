@@ -1,0 +1,51 @@
+"""From what was typed to a plan: the mixtape, its locks, the checkout's files and the version."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from stereo.build.files import read_repository
+from stereo.cli.options import chosen_architecture, dev_key
+from stereo.cli.version import image_version, revision_of
+from stereo.errors import UsageError
+from stereo.inputs.lockfiles import LockFolder
+from stereo.model.architecture import Architecture
+from stereo.model.mixtape import load_mixtape
+from stereo.paths import Checkout
+from stereo.plan.plan import Plan, make_plan
+
+DEFAULT_LEVEL = 19
+_EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
+_EARLIEST, _LATEST = 315_532_800, 2**32 - 1  # what FAT can say, and what a 32-bit time can
+
+
+def plan_of(
+    name: str, *, arch: str | None, version: str | None, locks: Path | None, level: int = DEFAULT_LEVEL
+) -> Plan:
+    """The plan of a mixtape of this checkout. Raises UsageError, ProblemsError, StereoError."""
+    checkout = Checkout.containing_this_package()
+    mixtape = load_mixtape(name, checkout.mixtapes, dev_key=dev_key())
+    architecture = chosen_architecture(mixtape, arch)
+    folder = LockFolder(locks or checkout.manifests)
+    return make_plan(
+        mixtape,
+        folder.read(mixtape.name, architecture),
+        folder.read("tools", Architecture(platform.machine())),
+        read_repository(checkout),
+        version=image_version(version, os.environ, lambda: revision_of(checkout.root)),
+        epoch=source_date_epoch(os.environ.get(_EPOCH_VARIABLE, "")),
+        level=level,
+    )
+
+
+def source_date_epoch(text: str) -> int | None:
+    """The value of SOURCE_DATE_EPOCH in seconds, None when it is not set. Raises UsageError."""
+    if not text:
+        return None
+    seconds = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else -1
+    if not _EARLIEST <= seconds <= _LATEST:
+        hint = f"seconds since 1970 from {_EARLIEST} (1980, the first year that FAT knows) to {_LATEST}"
+        raise UsageError(f"{text[:40]!r} is no time for an image", where=_EPOCH_VARIABLE, hint=hint)
+    return seconds

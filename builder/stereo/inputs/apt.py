@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from stereo import process
 from stereo.errors import Problem, ProblemsError, StereoError
-from stereo.inputs.sources import Sources, redacted
+from stereo.inputs.sources import Sources
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Archive, Deb, Suite
 
@@ -33,18 +33,19 @@ SUITES: tuple[tuple[str, Archive], ...] = (
 # mkosi installs these into an empty root before anything that a configuration names.
 BOOTSTRAP = ("?essential", "base-files")
 _UPDATE_TIMEOUT = 900.0  # seconds
-_PRINTED = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>[0-9]+) SHA256:(?P<sha256>[0-9a-f]{64})")
+_PRINTED = re.compile(r"^'[^']+' (?P<file>\S+) [0-9]+ SHA256:(?P<sha256>[0-9a-f]{64})$", re.MULTILINE)
 _REQUEST = re.compile(r"[a-z0-9][a-z0-9+.-]+|\?[a-z-]+(\([A-Za-z0-9+.:-]*\))?")
 
 
 @dataclass(frozen=True)
 class _Root:
     folder: Path
-    mirrors: tuple[tuple[Archive, str], ...]
+    mirrors: Mapping[Archive, str]
 
     def run(self, *words: str, timeout: float = 300.0) -> str:
+        """What apt-get says, on both of its outputs: it explains itself on the one and fails on the other."""
         env = process.closed_environment({"APT_CONFIG": str(self.folder / "apt.conf")})
-        return process.run(["apt-get", *words], env=env, timeout=timeout).stdout
+        return process.run(["apt-get", *words], env=env, timeout=timeout, on_line=lambda _line: None).stdout
 
 
 class Apt:
@@ -74,30 +75,56 @@ class Apt:
             raise ProblemsError([Problem("packages", name[:80], "is not a Debian package name") for name in wrong])
         words = [*(BOOTSTRAP if bootstrap else ()), *packages]
         try:
-            printed = self._root.run("install", "--print-uris", "-qq", "-y", *words)
+            printed = self._root.run("install", "--print-uris", "-q", "-y", *words)
         except process.CommandFailed as error:
             raise _explained(error, packages) from error
-        rows = [self._row(line) for line in printed.splitlines() if line.startswith("'")]
-        return tuple(sorted(rows, key=lambda row: (row.name, row.arch)))
+        chosen = {found["sha256"]: unquote(found["file"]) for found in _PRINTED.finditer(printed)}
+        if len(chosen) != sum(line.startswith("'") for line in printed.splitlines()):
+            raise StereoError("the index has a package without a SHA-256, or one content under two names")
+        return tuple(sorted(self._rows(chosen), key=lambda row: (row.name, row.arch)))
 
-    def _row(self, line: str) -> Deb:
-        printed = _PRINTED.fullmatch(line)
-        if not printed:
-            raise StereoError(f"the index has no SHA-256 for a package: {line[:200]}")
-        # The longest root that fits: one archive may lie in a folder of the other.
-        for archive, root in sorted(self._root.mirrors, key=lambda pair: -len(pair[1])):
-            if printed["uri"].startswith(root):
-                name, version, arch = unquote(printed["file"]).removesuffix(".deb").split("_")
-                path = unquote(printed["uri"].removeprefix(root))
-                return Deb.model_validate(
-                    {"name": name, "version": version, "arch": arch, "archive": archive, "path": path}
-                    | {"size": int(printed["size"]), "sha256": printed["sha256"]}
-                )
-        raise StereoError(f"apt took a package from elsewhere: {redacted(printed['uri'])}")
+    def _rows(self, chosen: Mapping[str, str]) -> Iterator[Deb]:
+        """The rows of the packages with these SHA-256, as the verified indexes have them."""
+        left = dict(chosen)
+        for archive, index in self._indexes():
+            content = index.read_bytes()
+            for found in re.finditer(rb"^SHA256: ([0-9a-f]{64})$", content, re.MULTILINE):
+                if left.pop(found[1].decode(), None) is not None:
+                    begin = content.rfind(b"\n\n", 0, found.start())
+                    end = content.find(b"\n\n", found.end())
+                    stanza = content[max(begin, 0) : end if end >= 0 else None]
+                    yield _row(stanza.decode(errors="replace"), archive)
+        if left:
+            raise StereoError(f"apt took packages from elsewhere: {', '.join(sorted(left.values())[:10])}")
+
+    def _indexes(self) -> list[tuple[Archive, Path]]:
+        """The Packages files in the order of SUITES: what two archives share is locked in the first."""
+        template = "$(RELEASE)\t$(CREATED_BY)\t$(FILENAME)"
+        listed = [line.split("\t") for line in self._root.run("indextargets", "--format", template).splitlines()]
+        files = {fields[0]: Path(fields[2]) for fields in listed if len(fields) == 3 and fields[1] == "Packages"}
+        return [(archive, files[suite]) for suite, archive in SUITES if suite in files]
+
+
+def _row(stanza: str, archive: Archive) -> Deb:
+    fields = dict(re.findall(r"^(Package|Version|Architecture|Filename|Size|SHA256): (.*)$", stanza, re.MULTILINE))
+    return Deb(
+        name=fields.get("Package", ""),
+        version=fields.get("Version", ""),
+        arch=fields.get("Architecture", ""),
+        archive=archive,
+        path=fields.get("Filename", ""),
+        size=int(fields.get("Size", "0")),
+        sha256=fields.get("SHA256", ""),
+    )
 
 
 def _explained(error: process.CommandFailed, packages: Sequence[str]) -> StereoError:
     unknown = re.findall(r"Unable to locate package (\S+)|Package '?([^\s']+)'? has no installation", error.output)
+    if "base-files" in {first or second for first, second in unknown}:
+        return StereoError(
+            f"the mirror has signed indexes of Debian {RELEASE}, but no packages in them for this architecture",
+            hint="name another mirror with --mirror and --security-mirror",
+        )
     if names := {first or second for first, second in unknown} & set(packages):
         return ProblemsError(
             Problem("packages", name, f"is not in Debian {RELEASE}", "look for it with `apt-cache search`")
@@ -127,10 +154,10 @@ def opened(arch: Architecture, sources: Sources) -> Iterator[Apt]:
     with tempfile.TemporaryDirectory(prefix="stereo-apt-") as name:
         for attempt in range(max(len(main), len(security))):
             # Mirrors are tried in pairs: a host that lists fall-backs lists them for both archives.
-            pair: tuple[tuple[Archive, str], ...] = (
-                ("main", main[min(attempt, len(main) - 1)]),
-                ("security", security[min(attempt, len(security) - 1)]),
-            )
+            pair: dict[Archive, str] = {
+                "main": main[min(attempt, len(main) - 1)],
+                "security": security[min(attempt, len(security) - 1)],
+            }
             root = _Root(Path(name) / str(attempt), pair)
             _furnish(root, arch, sources)
             try:
@@ -180,9 +207,8 @@ def _furnish(root: _Root, arch: Architecture, sources: Sources) -> None:
     ]
     lines = [f'{key} "{_quotable(value)}";' for key, value in settings]
     (folder / "apt.conf").write_text("#clear APT::Architectures;\n" + "\n".join(lines) + "\n")
-    mirrors = dict(root.mirrors)
     stanzas = [
-        f"Types: deb\nURIs: {mirrors[archive]}\nSuites: {suite}\nComponents: main\nSigned-By: {sources.keyring}\n"
+        f"Types: deb\nURIs: {root.mirrors[archive]}\nSuites: {suite}\nComponents: main\nSigned-By: {sources.keyring}\n"
         for suite, archive in SUITES
     ]
     (folder / "etc/sources.list.d/debian.sources").write_text("\n".join(stanzas))

@@ -70,7 +70,7 @@ class Http:
             response = self._once(method, url, sent, proxies or {})
             try:
                 target = response.headers.get("Location")
-                if response.status >= 300:
+                if response.status >= 300 or method == "HEAD":
                     _drain(response)
                 if response.status in (301, 302, 303, 307, 308) and target:
                     url, sent = _redirected(url, target, sent)

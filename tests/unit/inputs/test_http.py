@@ -139,4 +139,6 @@ def test_connections_are_used_again_even_after_an_error(mirror: Mirror) -> None:
             assert http.text(mirror.url + "here") == b"content"
             with pytest.raises(HttpError, match="404"):
                 http.text(mirror.url + "nowhere")
+            with http.request(mirror.url + "here", method="HEAD"):
+                pass
     assert len({request.client for request in mirror.requests}) == 1

@@ -1,0 +1,47 @@
+"""Where mkosi runs: no network, its own mounts and processes, root only in name for an ordinary user.
+
+util-linux's unshare(1) makes the namespaces. Whoever starts it becomes root inside, with the subordinate ids of
+subuid(5) mapped, so that root and ordinary users take the same way and build the same bytes. When we die, the kernel
+kills everything inside, and its mounts go with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from stereo.errors import StereoError
+from stereo.process import closed_environment, run
+
+_NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
+_OWN_IDS = ("--map-root-user", "--map-auto")
+
+
+def enclosed(argv: Sequence[str | Path]) -> list[str]:
+    """`argv` inside the sandbox."""
+    return ["unshare", *(() if os.geteuid() == 0 else _OWN_IDS), *_NAMESPACES, "--", *map(str, argv)]
+
+
+def check() -> None:
+    """Raise StereoError, with the remedy, if this machine cannot make the sandbox."""
+    try:
+        run(enclosed(["true"]), timeout=30)
+    except StereoError as error:
+        hint = "`stereo doctor` names what is missing"
+        if os.geteuid() != 0 and shutil.which("newuidmap") is None:
+            hint = (
+                "install the package uidmap and give this user subordinate ids (usermod --add-subuids, --add-subgids)"
+            )
+        raise StereoError(f"cannot make namespaces to build in: {error.what}", hint=hint) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a tree that may belong to subordinate ids, and so can only be deleted from inside."""
+    if not path.exists():
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        run(enclosed(["rm", "-rf", "--one-file-system", path]), env=closed_environment())

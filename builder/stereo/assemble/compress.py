@@ -90,8 +90,8 @@ class _Worker:
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
-    def receive(self) -> None:
-        """Wait for the frame. Raises StereoError, or OSError if the worker could not write it."""
+    def receive(self, path: Path) -> None:
+        """Wait for the frame. Raises StereoError, or OSError if the worker could not write it to `path`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -100,7 +100,7 @@ class _Worker:
                 hint="it may have been killed for want of memory: use fewer jobs",
             )
         if number := json.loads(line).get("errno"):
-            raise OSError(number, os.strerror(number))
+            raise OSError(number, os.strerror(number), str(path))
 
     def end(self) -> None:
         """Returns when the process is gone."""
@@ -205,21 +205,18 @@ class Compressor:
         return self._free.get() if buffer is not None else None
 
     def _compress(self, name: str, buffer: bytearray | None, size: int) -> None:
+        path = self._cache.path_of(name)
         try:
             try:
                 found = self._failed or self._cache.has(name)
                 if not found:
                     one = self._worker()
-                    one.send(
-                        name,
-                        self._cache.path_of(name),
-                        memoryview(buffer if buffer is not None else bytes(size))[:size],
-                    )
+                    one.send(name, path, memoryview(bytes(size) if buffer is None else buffer)[:size])
             finally:
                 if buffer is not None:
                     self._free.put(buffer)
             if not found:
-                one.receive()
+                one.receive(path)
         except BaseException:
             self._failed = True
             raise

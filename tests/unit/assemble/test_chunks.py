@@ -1,0 +1,187 @@
+"""Cutting by content: nothing is lost, bounds hold, zeros stand apart, and after a shift cuts find their places."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stereo.assemble.chunks import BLOCK, CLUSTER, READ, Block, Chunker, Geometry, data_size, read_blocks
+
+SMALL = Geometry(minimum=4 * BLOCK, mask=7, maximum=32 * BLOCK)
+TINY = Geometry(minimum=BLOCK, mask=0, maximum=2 * BLOCK)
+
+
+class Kept:
+    """A sink that remembers: chunks in order, zeros as a size."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes | int] = []
+
+    def data(self, buffer: bytearray, size: int) -> bytearray:
+        self.chunks.append(bytes(buffer[:size]))
+        buffer[:size] = b"\xee" * size  # whoever keeps the old buffer in use shows
+        return buffer
+
+    def zeros(self, size: int) -> None:
+        self.chunks.append(size)
+
+
+def cut(
+    data: bytes,
+    *,
+    geometry: Geometry = SMALL,
+    starts: dict[int, Geometry] | None = None,
+    marks: dict[int, Geometry] | None = None,
+) -> tuple[list[bytes | int], dict[int, Geometry]]:
+    kept = Kept()
+    chunker = Chunker(kept, bytearray(SMALL.maximum), geometry=geometry, starts=starts, marks=marks)
+    for offset in range(0, len(data), READ):
+        part = data[offset : offset + READ]
+        chunker.feed(Block(offset, len(part), part))
+    chunker.finish()
+    return kept.chunks, chunker.marks
+
+
+def joined(chunks: list[bytes | int]) -> bytes:
+    return b"".join(bytes(one) if isinstance(one, int) else one for one in chunks)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+pieces = st.lists(
+    st.tuples(st.sampled_from(["noise", "zeros", "text"]), st.integers(1, 3 * CLUSTER // 512)), min_size=1, max_size=12
+).map(
+    lambda parts: b"".join(
+        {"noise": noise(size * 512, number), "zeros": bytes(size * 512), "text": b"x" * (size * 512)}[kind]
+        for number, (kind, size) in enumerate(parts)
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_the_chunks_together_are_the_file(data: bytes) -> None:
+    assert joined(cut(data)[0]) == data
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_chunks_keep_their_bounds(data: bytes) -> None:
+    for one in cut(data)[0]:
+        size = one if isinstance(one, int) else len(one)
+        assert 0 < size <= SMALL.maximum + CLUSTER
+
+
+@settings(max_examples=60, deadline=None)
+@given(pieces)
+def test_a_cluster_of_zeros_is_never_among_data(data: bytes) -> None:
+    position = 0
+    for one in cut(data)[0]:
+        size = one if isinstance(one, int) else len(one)
+        if not isinstance(one, int):
+            for start in range(-(-position // CLUSTER) * CLUSTER, position + size - CLUSTER + 1, CLUSTER):
+                assert data[start : start + CLUSTER].strip(b"\0")
+        position += size
+
+
+def test_noise_is_cut_by_content_and_not_only_by_size() -> None:
+    chunks, _ = cut(noise(4 << 20))
+    sizes = [len(one) for one in chunks if isinstance(one, bytes)]
+    assert len(set(sizes)) > 10
+    assert sum(size == SMALL.maximum for size in sizes) < len(sizes) / 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 1023), st.integers(1, 3))
+def test_after_an_insertion_nearly_all_chunks_are_known(seed: int, place: int, blocks: int) -> None:
+    before = noise(4 << 20, seed)
+    after = before[: place * BLOCK] + noise(blocks * BLOCK, seed + 1) + before[place * BLOCK :]
+    known = {one for one in cut(before)[0] if isinstance(one, bytes)}
+    again = sum(len(one) for one in cut(after)[0] if isinstance(one, bytes) and one in known)
+    assert again / len(after) > 0.9
+
+
+def test_a_partition_begins_a_chunk_with_its_geometry() -> None:
+    data = noise(4 * CLUSTER)
+    chunks, _ = cut(data, starts={2 * CLUSTER: TINY})
+    sizes = [len(one) for one in chunks if isinstance(one, bytes)]
+    ends = {sum(sizes[: number + 1]) for number in range(len(sizes))}
+    assert 2 * CLUSTER in ends
+    assert sizes[-1] == BLOCK
+    assert sizes[0] > BLOCK
+
+
+def test_a_partition_that_begins_with_zeros_gets_its_geometry_too() -> None:
+    chunks, _ = cut(noise(CLUSTER) + bytes(CLUSTER) + noise(CLUSTER), starts={CLUSTER: TINY})
+    assert chunks[-1] == noise(CLUSTER)[-BLOCK:]
+
+
+def test_what_leaves_out_the_zeros_gets_the_same_chunks_by_marks() -> None:
+    parts = [noise(size * BLOCK, size) for size in (16, 80, 48, 160, 240)]
+    raw = bytes(2 * CLUSTER).join(parts)
+    chunks, marks = cut(raw, starts={len(parts[0]): TINY})
+    lean, _ = cut(b"".join(parts), marks=marks)
+    assert [one for one in chunks if isinstance(one, bytes)] == lean
+
+
+def test_zeros_come_in_pieces_of_the_largest_size() -> None:
+    assert cut(bytes(5 * CLUSTER))[0] == [2 * CLUSTER, 2 * CLUSTER, CLUSTER]
+
+
+@pytest.mark.parametrize("tail", [512, BLOCK, CLUSTER + 512])
+def test_a_hole_and_zeros_that_were_written_are_the_same(tmp_path: Path, tail: int) -> None:
+    data = noise(CLUSTER) + bytes(3 * CLUSTER) + noise(tail)
+    full, sparse = tmp_path / "full", tmp_path / "sparse"
+    full.write_bytes(data)
+    with sparse.open("wb") as file:
+        file.write(data[:CLUSTER])
+        file.seek(4 * CLUSTER)
+        file.write(data[4 * CLUSTER :])
+    found = []
+    for path in (full, sparse):
+        kept = Kept()
+        chunker = Chunker(kept, bytearray(SMALL.maximum), geometry=SMALL)
+        with path.open("rb") as file:
+            for block in read_blocks(file.fileno(), len(data)):
+                chunker.feed(block)
+        chunker.finish()
+        found.append(kept.chunks)
+    assert found[0] == found[1]
+
+
+def test_holes_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 30)
+        file.write(b"x")
+    with path.open("rb") as file:
+        assert data_size(file.fileno(), 1 << 40) == CLUSTER
+        blocks = read_blocks(file.fileno(), (1 << 30) + READ)
+        assert [block.offset for block in blocks if block.data is not None] == [1 << 30]
+
+
+def test_blocks_cover_the_file_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    data = noise(READ + 512) + bytes(READ) + noise(700)
+    path.write_bytes(data)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in read_blocks(file.fileno(), len(data)):
+            assert block.offset % CLUSTER == 0
+            digest.update(bytes(block.size) if block.data is None else block.data)
+    assert digest.digest() == hashlib.sha256(data).digest()
+
+
+def test_a_file_that_shrank_is_an_error_and_not_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(noise(1000))
+    with path.open("rb") as file, pytest.raises(EOFError):
+        list(read_blocks(file.fileno(), 2000))

@@ -64,7 +64,7 @@ def _wanted(lock: Lock, row: Deb | NpmPackage | UrlFile, sources: Sources) -> Wa
     if isinstance(row, UrlFile):
         return Wanted(row.label, row.sha256, row.size, (row.url,))
     urls = tuple(_deb_urls(lock, row, sources))
-    return Wanted(row.label, row.sha256, row.size, urls, proxies=sources.debian_proxies)
+    return Wanted(row.label, row.sha256, row.size, urls, None, sources.debian_headers, sources.debian_proxies)
 
 
 def _deb_urls(lock: Lock, deb: Deb, sources: Sources) -> Iterator[str]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from stereo import process
 from stereo.errors import StereoError, UsageError
-from stereo.inputs import npmrc
+from stereo.inputs import aptauth, npmrc
 
 _KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
@@ -51,6 +51,7 @@ class Sources:
     snapshot: str | None = None
     apt_acquire: tuple[tuple[str, str], ...] = ()
     debian_proxies: Mapping[str, str] = field(default_factory=dict)
+    debian_logins: tuple[aptauth.AptLogin, ...] = ()
     npm: npmrc.NpmConfig = field(default_factory=npmrc.NpmConfig)
 
     @classmethod
@@ -72,8 +73,13 @@ class Sources:
             snapshot=_archive_root(snapshot).rstrip("/") if snapshot else None,
             apt_acquire=acquire,
             debian_proxies=_proxies(acquire),
+            debian_logins=aptauth.of_host(),
             npm=npmrc.of_host(env, overrides.npm_registry),
         )
+
+    def debian_headers(self, url: str) -> Mapping[str, str]:
+        """What a request for a Debian mirror must carry."""
+        return aptauth.headers_for(url, self.debian_logins)
 
     def archive(self, name: str) -> tuple[str, ...]:
         """The roots of the archive "main" or "security". Raises StereoError if the host names none."""

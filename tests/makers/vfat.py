@@ -88,5 +88,6 @@ def make_vfat(files: Files, *, clusters: int = 200, per_cluster: int = 1) -> byt
     boot = struct.pack("<3s8sHBHBH", b"\xeb\x3c\x90", b"MAKER   ", SECTOR, per_cluster, 1, 1, root_rows)
     boot += struct.pack("<HBHHHII", 0, 0xF8, fat16_sectors, 0, 0, 0, sectors)
     boot += struct.pack("<IHHI", fat_sectors, 0, 0, root_cluster) if bits == 32 else b""
+    boot = boot.ljust(82 if bits == 32 else 54, b"\0") + b"FAT%-5d" % bits
     boot = boot.ljust(510, b"\0") + b"\x55\xaa"
     return boot + bytes(fat) + (root.ljust(root_rows * 32, b"\0") if bits != 32 else b"") + bytes(data)

@@ -4,7 +4,6 @@ driver-api/early-userspace/buffer-format.rst.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -38,7 +37,7 @@ class Cpio:
     def __init__(self, region: Region) -> None:
         """Raises FormatError when anything in it is damaged."""
         self.region = region
-        self._unpacked: list[_Spool] = []
+        self._unpacked: list[zst.Spool] = []
         self._entries: dict[str, Entry] = {}
         self._contents: list[Region] = []
         try:
@@ -80,9 +79,9 @@ class Cpio:
             elif head[:4] == zst.MAGIC:
                 if self._unpacked:
                     raise region.fault("zstd inside zstd")
-                spool = _Spool()
+                spool = zst.Spool()
                 self._unpacked.append(spool)
-                self._scan(spool.fill(region.part(at, region.size - at)))
+                self._scan(spool.fill(region.part(at, region.size - at), LARGEST_CONTENT))
                 return
             else:
                 what = _OTHER_COMPRESSION.get(head[:2])
@@ -162,27 +161,6 @@ def _after_zeros(region: Region, at: int) -> int:
         if rest:
             break
     return at
-
-
-class _Spool:
-    """What a compressed archive unpacks to, in a file without a name."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="stereo-")  # noqa: SIM115
-
-    def fill(self, region: Region) -> Region:
-        size = 0
-        for data in zst.decompressed(region, LARGEST_CONTENT):
-            self._file.write(data)
-            size += len(data)
-        return Region(self, 0, size, region.name)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(length)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 __all__ = ["LARGEST_CONTENT", "Cpio", "FormatError"]

@@ -6,6 +6,8 @@ which costs nothing and makes a frame that is cut short an error instead of a sh
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, cast
@@ -120,3 +122,32 @@ def decompressed(
                 raise region.fault(f"the zstd frame at byte {frame.offset} is damaged: it ends too early")
         while source.read():
             pass
+
+
+class Spool:
+    """The content of a compressed region in a file without a name, for readers that must jump about in it."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="stereo-")  # noqa: SIM115
+
+    def fill(self, region: Region, most: int) -> Region:
+        """Unpack `region`, at most `most` bytes, and return the content. Zeros take no room. Raises FormatError."""
+        size = 0
+        for data in decompressed(region, most):
+            if data.strip(b"\0"):
+                os.pwrite(self._file.fileno(), data, size)
+            size += len(data)
+        self._file.truncate(size)
+        return Region(self, 0, size, region.name)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, offset)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

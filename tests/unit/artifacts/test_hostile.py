@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.disk import ESP, make_cpio, make_gpt, make_pe, make_qcow2, make_verity
@@ -84,7 +84,7 @@ def test_the_sample_itself_is_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=80, deadline=10_000, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_altered_images_are_read_or_refused(name: str, data: st.DataObject) -> None:
     image, read = READERS[name]
@@ -101,7 +101,7 @@ def test_altered_images_are_read_or_refused(name: str, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=40, deadline=2000)
+@settings(max_examples=30, deadline=10_000, suppress_health_check=[HealthCheck.too_slow])
 @given(noise=st.binary(max_size=3000), kept=st.integers(0, 2200))
 def test_noise_behind_a_valid_beginning_is_read_or_refused(name: str, noise: bytes, kept: int) -> None:
     image, read = READERS[name]

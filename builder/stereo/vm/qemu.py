@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -30,7 +29,7 @@ from stereos_guest.protocol import MAX_LINE
 
 _QMP_SECONDS = 30.0
 _QUIT_SECONDS = 3.0
-_COMPLAINT_LINES = 10
+_COMPLAINT_BYTES = 2000
 
 
 class QemuMachine:
@@ -44,17 +43,17 @@ class QemuMachine:
         self.began = began
         self._child = child
         self._qmp = qmp
-        self._complaints: deque[str] = deque(maxlen=_COMPLAINT_LINES)
+        self._complaints = b""
         self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         assert self._child.stderr
         while chunk := await self._child.stderr.read(4096):
-            self._complaints.extend(chunk.decode(errors="replace").splitlines())
+            self._complaints = (self._complaints + chunk)[-_COMPLAINT_BYTES:]
 
     def complaints(self) -> str:
-        """What QEMU wrote to its standard error, the last lines of it."""
-        return "\n".join(self._complaints)
+        """What QEMU wrote to its standard error, the last of it."""
+        return self._complaints.decode(errors="replace").strip()
 
     async def wait(self) -> None:
         """See `Machine.wait`."""

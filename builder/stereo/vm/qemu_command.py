@@ -109,7 +109,9 @@ def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
         "cache": {"no-flush": True},  # thrown away in the end: nothing has to survive the host's power failure
         "discard": "unmap",
     }
-    return [*_blockdev("disk", overlay), "-device", "virtio-blk-pci,drive=disk,bootindex=0"]
+    # With a kernel given, that is what boots first; QEMU refuses a second one of the same rank.
+    rank = "" if spec.kernel else ",bootindex=0"
+    return [*_blockdev("disk", overlay), "-device", f"virtio-blk-pci,drive=disk{rank}"]
 
 
 def _network(spec: MachineSpec) -> list[str]:

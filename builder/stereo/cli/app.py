@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 
 import click
+from click.shell_completion import shell_complete
 
 from stereo.cli.output import error_text
 from stereo.cli.version import TOOL_VERSION
@@ -35,6 +36,7 @@ VERBS = {
     "completion": "completion",
     "test": "suite",
 }
+COMPLETE = "_STEREO_COMPLETE"
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
 
@@ -93,9 +95,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
-        status = stereo.main(given, prog_name="stereo", standalone_mode=False)
+        if instruction := os.environ.get(COMPLETE):
+            return shell_complete(stereo, {}, "stereo", COMPLETE, instruction)
+        # Not `stereo.main()`, which makes of Ctrl-C something of its own.
+        with stereo.make_context("stereo", given) as context:
+            status = stereo.invoke(context)
         sys.stdout.flush()
         return status if isinstance(status, int) else DONE
+    except click.exceptions.Exit as wanted:
+        return wanted.exit_code
     except click.ClickException as error:
         usage = error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
         _complain(error_text(StereoError(error.format_message()), as_json=as_json), "" if as_json else usage)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from stereo.cli.app import COMPLETE
+
 
 @click.command(
     epilog="""\b
@@ -19,5 +21,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     # Not `source()`: for bash that starts bash to ask for its version, and who completes for bash has one.
-    script = kind(ctx.find_root().command, {}, "stereo", "_STEREO_COMPLETE")
+    script = kind(ctx.find_root().command, {}, "stereo", COMPLETE)
     click.echo(script.source_template % script.source_vars(), nl=False)

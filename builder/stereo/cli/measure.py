@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST_FORECAST = 100 * 3600.0  # seconds; beyond that it says nothing
+
 
 def amount(value: float, unit: str) -> str:
     """`value` of "B" as kB, MB, GB; of anything else as a plain number."""
@@ -32,7 +34,7 @@ def progress_line(done: float, total: int | None, unit: str, seconds: float) -> 
     parts = [f"{amount(rate, unit)}/s"] if rate > 0 and seconds >= 0.5 else []
     if not total:
         return ", ".join([amount(done, unit), *parts])
-    if parts and done < total:
-        parts.append(f"{duration((total - done) / rate)} left")
+    if parts and done < total and (left := (total - done) / rate) < _LONGEST_FORECAST:
+        parts.append(f"{duration(left)} left")
     share = f"{min(100, int(100 * done / total))} % of {amount(total, unit)}"
     return ", ".join([share, *parts])

@@ -1,4 +1,4 @@
-"""From what was typed to a plan: the mixtape, its locks, the checkout's files and the version."""
+"""From what was typed, or what a manifest records, to a plan: mixtape, locks, files, version and time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from stereo.cli.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
-from stereo.model.mixtape import load_mixtape
+from stereo.model.mixtape import Mixtape, load_mixtape
 from stereo.paths import Checkout
 from stereo.plan.plan import Plan, make_plan
 
 DEFAULT_LEVEL = 19
+QUICK_LEVEL = 3
 _EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 _EARLIEST, _LATEST = 315_532_800, 2**32 - 1  # what FAT can say, and what a 32-bit time can
 
@@ -27,15 +28,29 @@ def plan_of(
     """The plan of a mixtape of this checkout. Raises UsageError, ProblemsError, StereoError."""
     checkout = Checkout.containing_this_package()
     mixtape = load_mixtape(name, checkout.mixtapes, dev_key=dev_key())
-    architecture = chosen_architecture(mixtape, arch)
+    return plan_for(
+        mixtape,
+        chosen_architecture(mixtape, arch),
+        version=image_version(version, os.environ, lambda: revision_of(checkout.root)),
+        epoch=source_date_epoch(os.environ.get(_EPOCH_VARIABLE, "")),
+        level=level,
+        locks=locks,
+    )
+
+
+def plan_for(
+    mixtape: Mixtape, architecture: Architecture, *, version: str, epoch: int | None, level: int, locks: Path | None
+) -> Plan:
+    """The plan of a mixtape with everything else decided. Raises ProblemsError and StereoError."""
+    checkout = Checkout.containing_this_package()
     folder = LockFolder(locks or checkout.manifests)
     return make_plan(
         mixtape,
         folder.read(mixtape.name, architecture),
         folder.read("tools", Architecture(platform.machine())),
         read_repository(checkout),
-        version=image_version(version, os.environ, lambda: revision_of(checkout.root)),
-        epoch=source_date_epoch(os.environ.get(_EPOCH_VARIABLE, "")),
+        version=version,
+        epoch=epoch,
         level=level,
     )
 

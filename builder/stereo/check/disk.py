@@ -9,7 +9,7 @@ from uuid import UUID
 from stereo.artifacts import gpt
 from stereo.artifacts.pe import Pe
 from stereo.artifacts.region import FormatError, Region, shown
-from stereo.artifacts.tree import Kind, find
+from stereo.artifacts.tree import Kind
 from stereo.artifacts.vfat import Vfat
 from stereo.model.manifest import Manifest, Partition, PlainArtifact
 
@@ -68,11 +68,12 @@ def uki_faults(disk: Region, manifest: Manifest) -> Iterator[str]:
         return
     files = Vfat(disk.part(esp.offset, esp.size, f"partition {esp.label}"))
     path = LOADER[manifest.arch]
-    entry = find(files, path)
-    if entry is None or entry.kind is not Kind.FILE:
-        yield f"partition {esp.label}: {path} is missing"
+    # Names of FAT differ only by more than case, so the firmware takes any.
+    found = [entry for entry in files.entries() if entry.path.upper() == path and entry.kind is Kind.FILE]
+    if len(found) != 1:
+        yield f"partition {esp.label}: {len(found)} files {path}, not one"
         return
-    image = Pe(files.content(entry))
+    image = Pe(files.content(found[0]))
     kernel = manifest.artifacts.kernel
     for name, artifact in ((".linux", kernel.bzimage), (".initrd", kernel.initrd), (".cmdline", kernel.cmdline)):
         try:

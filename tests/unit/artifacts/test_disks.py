@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from uuid import uuid4
 
 import pytest
@@ -46,6 +47,54 @@ def test_a_partition_table_is_read() -> None:
 def test_a_flipped_bit_in_either_table_is_found(at: int, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         gpt.read_gpt(flipped(DISK, at))
+
+
+PRIMARY, BACKUP = 1, len(DISK) // SECTOR - 1
+
+
+def rewritten(copies: dict[int, tuple[int, bytes]]) -> Region:
+    """The disk with bytes of its partition tables replaced, and checksums that fit.
+
+    `copies` is, by the sector of the header, an offset in the entries, or in the header if it is negative.
+    """
+    disk = bytearray(DISK)
+    for lba, (offset, value) in copies.items():
+        at = lba * SECTOR
+        (entries_lba,) = struct.unpack_from("<Q", disk, at + 72)
+        entries = entries_lba * SECTOR
+        place = entries + offset if offset >= 0 else at - offset
+        disk[place : place + len(value)] = value
+        struct.pack_into("<I", disk, at + 88, zlib.crc32(disk[entries : entries + 128 * 128]))
+        struct.pack_into("<I", disk, at + 16, 0)
+        struct.pack_into("<I", disk, at + 16, zlib.crc32(disk[at : at + 92]))
+    return Region.of_bytes(bytes(disk), "image")
+
+
+def test_tables_rewritten_with_equal_bytes_are_read() -> None:
+    assert gpt.read_gpt(rewritten({PRIMARY: (128, DISK[1024 + 128 : 1024 + 136]), BACKUP: (0, b"")}))
+
+
+def test_partitions_that_overlap_are_refused() -> None:
+    esp = DISK[2 * SECTOR + 32 : 2 * SECTOR + 48]  # first and last sector
+    with pytest.raises(FormatError, match="partitions 1 and 2 overlap"):
+        gpt.read_gpt(rewritten({PRIMARY: (128 + 32, esp), BACKUP: (128 + 32, esp)}))
+
+
+def test_a_partition_that_leaves_the_disk_is_refused() -> None:
+    last = (128 + 40, struct.pack("<Q", 1 << 40))
+    with pytest.raises(FormatError, match="partition 2 leaves the disk"):
+        gpt.read_gpt(rewritten({PRIMARY: last, BACKUP: last}))
+
+
+def test_tables_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(FormatError, match="primary and backup GPT differ"):
+        gpt.read_gpt(rewritten({BACKUP: (56, "ESP".encode("utf-16-le"))}))
+
+
+@pytest.mark.parametrize("lba", [PRIMARY, BACKUP])
+def test_headers_that_do_not_point_at_each_other_are_refused(lba: int) -> None:
+    with pytest.raises(FormatError, match="do not point at each other"):
+        gpt.read_gpt(rewritten({lba: (-32, struct.pack("<Q", 7))}))
 
 
 def test_a_disk_that_grew_without_its_backup_table_is_refused() -> None:

@@ -127,6 +127,14 @@ def test_a_fat_chain_that_runs_in_a_circle_is_refused() -> None:
         tree.content(entry)
 
 
+def test_fat_directories_that_share_clusters_are_refused() -> None:
+    image = bytearray(make_vfat({"/": directory(), "/a": directory(), "/b": directory()}))
+    one, other = image.index(b"FILE0000BIN"), image.index(b"FILE0001BIN")
+    image[other + 26 : other + 28] = image[one + 26 : one + 28]
+    with pytest.raises(FormatError, match="/b: shares clusters"):
+        list(Vfat(Region.of_bytes(bytes(image))).entries())
+
+
 def test_paths_are_ordered_as_a_walk_goes() -> None:
     assert sorted(["/a.b", "/a/c", "/a", "/"], key=order) == ["/", "/a", "/a/c", "/a.b"]
 
@@ -153,6 +161,14 @@ def test_a_directory_loop_is_refused() -> None:
     assert looped != image
     with pytest.raises(FormatError, match="a directory in two places"):
         list(Ext4(Region.of_bytes(looped)).entries())
+
+
+def test_a_directory_loop_in_erofs_is_refused() -> None:
+    image = bytearray(make_erofs({"/": directory(), "/a": directory(), "/a/b": directory()}))
+    names = image.index(b"...b")  # behind three rows of 12 bytes, each with its inode first
+    image[names - 12 : names - 4] = image[names - 36 : names - 28]
+    with pytest.raises(FormatError, match="a directory in two places"):
+        list(Erofs(Region.of_bytes(bytes(image))).entries())
 
 
 @pytest.mark.parametrize("name", [b"../etc", b"a/\0b"])

@@ -5,9 +5,9 @@ and whatever a build shares with the one before it, is compressed once:
 
 - A cut falls behind a 4 KiB block whose CRC says so (file systems move data by whole blocks, so a finer grid gains
   nothing): after a block was inserted or removed, the cuts find their old places again.
-- A 64 KiB cluster of zeros never shares a chunk with data. qcow2 leaves such clusters out; raw gets tiny frames of
-  them.
-- Each partition begins a chunk. So does, in the qcow2, each cluster that began one in the raw disk for either of these
+- A run of zeros of 64 KiB or more stands apart from data. qcow2 leaves out such clusters, which depend on where the
+  run lies; what stands before and behind the run does not.
+- Each partition begins a chunk. So does, in the qcow2, each block that began one in the raw disk for either of these
   reasons: that is what `marks` carry from the first file to the second.
 """
 
@@ -24,6 +24,7 @@ BLOCK = 4096
 CLUSTER = 65536  # of our qcow2, too
 READ = 1 << 20
 _ZEROS = bytes(CLUSTER)
+_BLOCK_OF_ZEROS = bytes(BLOCK)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ FINE = Geometry(minimum=1 << 20, mask=(1 << 8) - 1, maximum=4 << 20)
 
 
 @dataclass(frozen=True)
-class Block:
+class Part:
     """Part of a file, at most `READ` bytes, from a cluster's border on. `data` is None in a hole: `size` zeros."""
 
     offset: int
@@ -52,23 +53,23 @@ class Block:
 
 
 def data_size(fd: int, size: int) -> int:
-    """Bytes of a file that are not in holes, as `read_blocks` sees them."""
+    """Bytes of a file that are not in holes, as `read_parts` sees them."""
     return sum(end - start for start, end in _data_spans(fd, size))
 
 
-def read_blocks(fd: int, size: int) -> Iterator[Block]:
+def read_parts(fd: int, size: int) -> Iterator[Part]:
     """The first `size` bytes of a file in order, without reading holes. Raises EOFError if the file is shorter."""
     done = 0
     for start, end in [*_data_spans(fd, size), (size, size)]:
         while done < start:
             part = min(READ, start - done)
-            yield Block(done, part, None)
+            yield Part(done, part, None)
             done += part
         while done < end:
             data = os.pread(fd, min(READ, end - done), done)
             if len(data) < min(READ, end - done):
                 raise EOFError(f"the file ends at byte {done + len(data)}, not {size}")
-            yield Block(done, len(data), data)
+            yield Part(done, len(data), data)
             done += len(data)
 
 
@@ -103,8 +104,8 @@ class Chunker:
     """Cuts what it is fed into chunks for `sink`.
 
     `buffer` must hold the `maximum` of every geometry, and so must each that the sink returns. `starts` gives the
-    geometry from an offset on (an offset that is not at a cluster's border is ignored), `marks` the geometry from a
-    cluster of that CRC on.
+    geometry from an offset on (an offset that is not at a block's border is ignored), `marks` the geometry from a
+    block of that CRC on.
     """
 
     def __init__(
@@ -117,30 +118,32 @@ class Chunker:
         marks: Mapping[int, Geometry] | None = None,
     ) -> None:
         self.marks: dict[int, Geometry] = {}
-        """The clusters that began a chunk for another reason than the CRC of the block before them."""
+        """The blocks that began a chunk for another reason than the CRC of the block before them."""
         self._sink = sink
         self._buffer = buffer
         self._filled = 0
-        self._zeros = 0
+        self._zeros = 0  # met since the last block of data, not yet handed out
         self._zeros_maximum = geometry.maximum
         self._geometry = geometry
         self._starts = dict(starts or {})
         self._known = dict(marks or {})
-        self._fresh = True  # the next cluster of data begins a chunk, whatever is in it
+        self._fresh = True  # the next block of data begins a chunk, whatever is in it
 
-    def feed(self, block: Block) -> None:
-        """Take the next block of the file."""
-        if block.data is None:
-            for offset in range(block.offset, block.offset + block.size, CLUSTER):
-                self._cluster_of_zeros(offset, min(CLUSTER, block.offset + block.size - offset))
+    def feed(self, part: Part) -> None:
+        """Take the next part of the file."""
+        if part.data is None:
+            for offset in range(part.offset, part.offset + part.size, BLOCK) if self._starts else ():
+                self._begin(offset)
+            self._take_zeros(part.size)
             return
-        view = memoryview(block.data)
-        for position in range(0, block.size, CLUSTER):
-            cluster = view[position : position + CLUSTER]
-            if block.data.startswith(_ZEROS if len(cluster) == CLUSTER else _ZEROS[: len(cluster)], position):
-                self._cluster_of_zeros(block.offset + position, len(cluster))
+        view = memoryview(part.data)
+        for position in range(0, part.size, BLOCK):
+            block = view[position : position + BLOCK]
+            self._begin(part.offset + position)
+            if part.data.startswith(_BLOCK_OF_ZEROS if len(block) == BLOCK else bytes(len(block)), position):
+                self._take_zeros(len(block))
             else:
-                self._cluster_of_data(block.offset + position, cluster)
+                self._take_data(block, aligned=(part.offset + position) % CLUSTER == 0)
 
     def finish(self) -> bytearray:
         """Hand out what is left, and give the buffer back."""
@@ -148,37 +151,40 @@ class Chunker:
         self._cut_zeros()
         return self._buffer
 
-    def _cluster_of_zeros(self, offset: int, size: int) -> None:
-        self._cut()
-        self._fresh = True
-        self._geometry = self._starts.get(offset, self._geometry)
-        self._zeros += size
-        if self._zeros >= self._zeros_maximum:
-            self._cut_zeros()
+    def _begin(self, offset: int) -> None:
+        if geometry := self._starts.get(offset):
+            self._geometry, self._fresh = geometry, True
 
-    def _cluster_of_data(self, offset: int, cluster: memoryview) -> None:
-        self._cut_zeros()
-        if offset in self._starts:
-            self._geometry, self._fresh = self._starts[offset], True
-        if self._known and (known := self._known.get(crc32(cluster))):
-            self._geometry, self._fresh = known, True
+    def _take_zeros(self, size: int) -> None:
+        self._zeros += size
+        if self._zeros >= CLUSTER:
+            self._cut()
+            self._fresh = True
+        while self._zeros >= self._zeros_maximum:
+            self._zeros -= self._zeros_maximum
+            self._sink.zeros(self._zeros_maximum)
+
+    def _take_data(self, block: memoryview, *, aligned: bool) -> None:
+        geometry = self._geometry
+        # qcow2 may leave out all of a run of zeros or part of it. What followed it begins a cluster, or follows zeros.
+        if self._known and (aligned or self._zeros) and (known := self._known.get(crc32(block))):
+            self._geometry = geometry = known
+            self._fresh = True
         if self._fresh:
             self._cut()
-            self.marks[crc32(cluster)] = self._geometry
+            self._cut_zeros()
+            self.marks[crc32(block)] = geometry
             self._fresh = False
-        begin, geometry = 0, self._geometry
-        for position in range(0, len(cluster), BLOCK):
-            end = min(position + BLOCK, len(cluster))
-            size = self._filled + end - begin
-            if size < geometry.minimum:
-                continue
-            if size >= geometry.maximum or crc32(cluster[position:end]) & geometry.mask == geometry.mask:
-                self._keep(cluster[begin:end])
-                self._cut()
-                begin = end
-        self._keep(cluster[begin:])
+        elif self._filled + self._zeros + len(block) > geometry.maximum:
+            self._cut()
+        if self._zeros:
+            self._keep(_ZEROS[: self._zeros])
+            self._zeros = 0
+        self._keep(block)
+        if self._filled >= geometry.minimum and crc32(block) & geometry.mask == geometry.mask:
+            self._cut()
 
-    def _keep(self, data: memoryview) -> None:
+    def _keep(self, data: memoryview | bytes) -> None:
         self._buffer[self._filled : self._filled + len(data)] = data
         self._filled += len(data)
 

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from stereo.assemble import worker
-from stereo.assemble.chunks import COARSE, READ, Block, Chunker, Geometry, read_blocks
+from stereo.assemble.chunks import COARSE, READ, Chunker, Geometry, Part, read_parts
 from stereo.assemble.files import open_plain
 from stereo.assemble.frames import FrameCache
 from stereo.errors import StereoError
@@ -159,28 +159,30 @@ class Compressor:
         """
         chunks = _Chunks(self)
         chunker = Chunker(chunks, self._free.get(), geometry=self._geometry, starts=starts, marks=marks)
-        whole, parts = hashlib.sha256(), [(span, hashlib.sha256()) for span in spans]
+        whole, digests = hashlib.sha256(), [(span, hashlib.sha256()) for span in spans]
         with open_plain(path) as source, ExitStack() as stack:
             size = os.fstat(source.fileno()).st_size
             target = stack.enter_context(copy_to.open("xb", buffering=0)) if copy_to else None
             read = 0
-            for block in read_blocks(source.fileno(), size):
-                read += 0 if block.data is None else block.size
-                view = memoryview(_ZEROS)[: block.size] if block.data is None else memoryview(block.data)
+            for part in read_parts(source.fileno(), size):
+                read += 0 if part.data is None else part.size
+                view = memoryview(_ZEROS)[: part.size] if part.data is None else memoryview(part.data)
                 whole.update(view)
-                for span, part in parts:
-                    begin = max(0, span.offset - block.offset)
-                    end = min(block.size, span.offset + span.size - block.offset)
+                for span, digest in digests:
+                    begin = max(0, span.offset - part.offset)
+                    end = min(part.size, span.offset + span.size - part.offset)
                     if begin < end:
-                        part.update(view[begin:end])
-                if target and block.data is not None:
-                    _write_at(target.fileno(), block)
-                chunker.feed(block)
+                        digest.update(view[begin:end])
+                if target and part.data is not None:
+                    _write_at(target.fileno(), part)
+                chunker.feed(part)
             if target:
                 target.truncate(size)
         self._free.put(chunker.finish())
         self._progress.advance(read - chunks.size)  # what was read, but is zeros and needs no work
-        return DiskSums(size, whole.hexdigest(), [part.hexdigest() for _, part in parts], chunks.names, chunker.marks)
+        return DiskSums(
+            size, whole.hexdigest(), [digest.hexdigest() for _, digest in digests], chunks.names, chunker.marks
+        )
 
     def finish(self) -> None:
         """Wait until every chunk has its frame. Raises what kept one from it."""
@@ -262,9 +264,9 @@ def _name_of_zeros(size: int) -> str:
     return digest.hexdigest()
 
 
-def _write_at(target: int, block: Block) -> None:
-    assert block.data is not None
-    view, position = memoryview(block.data), block.offset
+def _write_at(target: int, part: Part) -> None:
+    assert part.data is not None
+    view, position = memoryview(part.data), part.offset
     while view:
         written = os.pwrite(target, view, position)
         view, position = view[written:], position + written

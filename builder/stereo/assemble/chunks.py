@@ -104,8 +104,8 @@ class Chunker:
     """Cuts what it is fed into chunks for `sink`.
 
     `buffer` must hold the `maximum` of every geometry, and so must each that the sink returns. `starts` gives the
-    geometry from an offset on (an offset that is not at a block's border is ignored), `marks` the geometry from a
-    block of that CRC on.
+    geometry from an offset on (one that is not at a block's border is ignored; `marks` of one that is not at a
+    cluster's are not found), `marks` the geometry from a block of that CRC on.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def test_noise_is_cut_by_content_and_not_only_by_size() -> None:
     assert sum(size == SMALL.maximum for size in sizes) < len(sizes) / 4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 1023), st.integers(1, 3))
 def test_after_an_insertion_nearly_all_chunks_are_known(seed: int, place: int, blocks: int) -> None:
     before = noise(4 << 20, seed)
@@ -121,7 +121,7 @@ def test_a_partition_that_begins_with_zeros_gets_its_geometry_too() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 70)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 100), st.integers(0, 50)), min_size=1, max_size=6),
     st.integers(0, 5),
     st.booleans(),
 )
@@ -130,7 +130,7 @@ def test_what_leaves_out_zeros_and_puts_tables_before_gets_the_same_chunks_by_ma
 ) -> None:
     raw = b"".join(noise(data * BLOCK, number) + bytes(zeros * BLOCK) for number, (data, zeros) in enumerate(runs))
     raw += bytes(-len(raw) % CLUSTER)
-    starts = {runs[0][0] * BLOCK: TINY} if switch else {}
+    starts = {-(-runs[0][0] * BLOCK // CLUSTER) * CLUSTER: TINY} if switch else {}
     clusters = [raw[offset : offset + CLUSTER] for offset in range(0, len(raw), CLUSTER)]
     lean = noise(tables * CLUSTER, 1000) + b"".join(one for one in clusters if one.strip(b"\0"))
     chunks, marks = cut(raw, starts=starts)

@@ -171,6 +171,18 @@ def endless(_: Mirror, handler: _Handler, content: bytes) -> None:
         handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
 
 
+def ends_early(after: int) -> Behaviour:
+    """States no length and ends the body properly `after` bytes of it."""
+
+    def behave(_: Mirror, handler: _Handler, content: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(content[:after])
+
+    return behave
+
+
 def stalls(after: int) -> Behaviour:
     """Sends the beginning and then nothing, without hanging up, until the test is over."""
 

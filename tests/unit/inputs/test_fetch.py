@@ -261,6 +261,32 @@ def test_what_another_process_is_fetching_is_waited_for(mirror: Mirror, store: S
     assert mirror.requests == []
 
 
+def test_what_another_process_gave_up_is_begun_anew(mirror: Mirror, store: Store) -> None:
+    mirror.files[PATH] = CONTENT
+    item = wanted(mirror)
+    part = store.part_of(item.sha256)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    def give_up() -> None:
+        time.sleep(0.3)
+        part.unlink()
+        os.close(descriptor)
+
+    thread = threading.Thread(target=give_up)
+    thread.start()
+    assert get(store, item) == {}
+    thread.join()
+    assert store.has(item.sha256)
+
+
+def test_a_body_of_unstated_length_that_ends_early_is_resumed(mirror: Mirror, store: Store) -> None:
+    mirror.files[PATH] = CONTENT
+    mirror.behaviours[PATH] = [loopback.ends_early(70_000)]
+    assert get(store, wanted(mirror)) == {}
+    assert mirror.requests[1].headers["range"] == "bytes=70000-"
+
+
 def test_an_interruption_ends_a_stalled_download_at_once(
     mirror: Mirror, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

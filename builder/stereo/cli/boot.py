@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Thread, main_thread
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -90,7 +90,8 @@ def boot(
                 stream.flush()
 
         if until is None:
-            attend(backend, spec, show, stack.enter_context(_keyboard()))
+            with _typing() as keyboard:
+                attend(backend, spec, show, keyboard)
             return
         timeline = boot_until(backend, spec, out.report, until=until, timeout=timeout, sink=show)
     how = {"with": form, "accelerator": accelerator.value, "until": until}
@@ -105,30 +106,43 @@ def _text(timeline: Timeline) -> str:
     return "\n".join([*(line.rstrip() for line in lines), f"{'total':<{width}}  {duration(timeline.total):>9}"])
 
 
+class _Keyboard:
+    """What is typed at the terminal, each key at once, to be read from `descriptor`; Ctrl-] interrupts us instead."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self.descriptor, self._writable = os.pipe()
+
+    def pass_on(self, terminal: int) -> None:
+        """Read the terminal until Ctrl-]."""
+        while data := os.read(terminal, 1024):
+            if _LEAVE in data:
+                self.left = True
+                ident = main_thread().ident
+                assert ident is not None
+                signal.pthread_kill(ident, signal.SIGINT)  # to that thread: it waits in poll(2), and must wake up
+                return
+            os.write(self._writable, data)
+
+
 @contextmanager
-def _keyboard() -> Iterator[int | None]:
-    """A descriptor with what is typed, each key at once; None where nobody types. Ctrl-] ends the machine."""
+def _typing() -> Iterator[int | None]:
+    """A descriptor with what is typed; None where nobody types. Whoever leaves with Ctrl-] leaves in good order."""
     if not sys.stdin.isatty():
         yield None
         return
     import termios
     import tty
 
-    terminal = sys.stdin.fileno()
+    terminal, keyboard = sys.stdin.fileno(), _Keyboard()
     before = termios.tcgetattr(terminal)
-    readable, writable = os.pipe()
-
-    def pass_on() -> None:
-        while data := os.read(terminal, 1024):
-            if _LEAVE in data:
-                signal.raise_signal(signal.SIGINT)
-                return
-            os.write(writable, data)
-
     click.echo("stereo: Ctrl-] ends the machine", err=True)
     tty.setraw(terminal)
     try:
-        Thread(target=pass_on, daemon=True).start()
-        yield readable
+        Thread(target=keyboard.pass_on, args=[terminal], daemon=True).start()
+        yield keyboard.descriptor
+    except KeyboardInterrupt:
+        if not keyboard.left:
+            raise
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)

@@ -112,7 +112,7 @@ class _Work:
                 return self._from_any_source(item, part, gauge)
         except OSError as error:
             raise StereoError(
-                f"cannot write to the store: {error.strerror}",
+                f"cannot write to the store: {error.strerror or error}",
                 where=str(self._store.root),
                 hint="make room with `stereo clean`, or choose another place with STEREO_CACHE",
             ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -39,7 +39,7 @@ def obtain(lock: Lock, store: Store, sources: Sources, report: Report, *, offlin
         failures = fetch_all(wanted, store, report, http=http, jobs=jobs)
     failures |= pypi.fetch(wheels, lock.arch, store=store, report=report)
     if failures:
-        raise UnobtainableError(failures, _remedy(lock, sources))
+        raise UnobtainableError(failures, _remedy(lock, sources, failures))
 
 
 def missing_of(lock: Lock, store: Store, *, jobs: int = 8) -> list[Item]:
@@ -50,7 +50,9 @@ def missing_of(lock: Lock, store: Store, *, jobs: int = 8) -> list[Item]:
         return [row for row, there in zip(rows, present, strict=True) if not there]
 
 
-def _remedy(lock: Lock, sources: Sources) -> str:
+def _remedy(lock: Lock, sources: Sources, failures: Mapping[str, str]) -> str:
+    if not any(word in reason for reason in failures.values() for word in ("answers", "sends", "pip")):
+        return "no source could be reached: check the network, proxies and mirrors, and try again"
     relock = f"`stereo lock {lock.name}` takes what the mirrors have today"
     if sources.snapshot:
         return relock

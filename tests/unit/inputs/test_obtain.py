@@ -149,6 +149,12 @@ def test_what_is_gone_everywhere_is_one_error_with_every_name_and_the_remedy(mir
     assert store.has(digest("bash"))
 
 
+def test_without_a_network_locking_again_is_not_the_advice(store: Store) -> None:
+    with pytest.raises(UnobtainableError, match="check the network") as caught:
+        obtain(lock(deb("bash")), store, Sources(main=("http://127.0.0.1:1/",)), Silent())
+    assert "stereo lock" not in str(caught.value)
+
+
 def test_missing_of_tells_what_would_be_fetched(store: Store) -> None:
     store.add(io.BytesIO(content("bash")))
     assert missing_of(lock(deb("bash"), deb("zsh")), store) == [deb("zsh")]

@@ -95,6 +95,8 @@ def assemble(
     with failures_explained("cannot assemble the dist", out), staging(out, report) as folder:
         image, raw, qcow2 = image_dir / "image.raw", folder / "stereos.img", folder / "stereos.qcow2"
         total = _data_size(image)
+        artifacts: dict[str, object] = {"kernel": _kernel(image_dir, folder)}
+        _refuse_unfit(facts, level, artifacts, image.stat().st_size)  # now, and not after a minute of compressing
         with report.step("Deriving the qcow2"):
             convert(image, qcow2, qemu_img=qemu_img, env=qemu_env)
         total += _data_size(qcow2)
@@ -106,15 +108,9 @@ def assemble(
             raw_sums = compressor.read_disk(image, copy_to=raw, spans=spans, starts=_geometries(facts.partitions))
             qcow2_sums = compressor.read_disk(qcow2, marks=raw_sums.marks)
             compressor.finish()
-            artifacts = {
-                "raw": _joined(compressor, raw_sums, folder / "stereos.img.zst"),
-                "qcow2": _joined(compressor, qcow2_sums, folder / "stereos.qcow2.zst"),
-                "kernel": _kernel(image_dir, folder),
-            }
-        try:
-            manifest = _describe(facts, level, artifacts, raw_sums.spans)
-        except ValidationError as error:
-            raise ProblemsError(problems_of(error, MANIFEST_FILE)) from error
+            artifacts["raw"] = _joined(compressor, raw_sums, folder / "stereos.img.zst")
+            artifacts["qcow2"] = _joined(compressor, qcow2_sums, folder / "stereos.qcow2.zst")
+        manifest = _describe(facts, level, artifacts, raw_sums.spans)
         text = render_manifest(manifest).encode()
         _refuse_other_bytes(out, manifest.version, text, force=force)
         with report.step("Moving the dist into place"):
@@ -170,35 +166,44 @@ def _kernel(image_dir: Path, folder: Path) -> dict[str, dict[str, str | int]]:
     return tables
 
 
-def _describe(facts: ManifestFacts, level: int, artifacts: object, digests: Sequence[str]) -> Manifest:
-    return Manifest.model_validate(
-        {
-            "schema": SCHEMA,
-            "name": facts.name,
-            "version": facts.version,
-            "arch": facts.arch,
-            "dev": facts.dev,
-            "artifacts": artifacts,
-            "build": {
-                "source_revision": facts.source_revision,
-                "plan_key": facts.plan_key,
-                "lock_sha256": facts.lock_sha256,
-                "tools_lock_sha256": facts.tools_lock_sha256,
-                "epoch": facts.epoch,
-                "level": level,
-                "tools": dict(facts.tools),
-            },
-            "image": {
-                "kernel_version": facts.kernel_version,
-                "root_hash": facts.root_hash,
-                "disk_uuid": facts.disk_uuid,
-                "partition": [
-                    {**asdict(one), "sha256": digest} for one, digest in zip(facts.partitions, digests, strict=True)
-                ],
-            },
-            "agent": facts.agent,
-        }
-    )
+def _refuse_unfit(facts: ManifestFacts, level: int, artifacts: Mapping[str, object], size: int) -> None:
+    """Raises ProblemsError for facts that no reader of the manifest would accept. `size` is the disk's, in bytes."""
+    digest = "0" * 64
+    disk = {"sha256": digest, "size": size, "compressed_sha256": digest, "compressed_size": 1}
+    _describe(facts, level, {**artifacts, "raw": disk, "qcow2": disk}, [digest] * len(facts.partitions))
+
+
+def _describe(facts: ManifestFacts, level: int, artifacts: Mapping[str, object], digests: Sequence[str]) -> Manifest:
+    table = {
+        "schema": SCHEMA,
+        "name": facts.name,
+        "version": facts.version,
+        "arch": facts.arch,
+        "dev": facts.dev,
+        "artifacts": artifacts,
+        "build": {
+            "source_revision": facts.source_revision,
+            "plan_key": facts.plan_key,
+            "lock_sha256": facts.lock_sha256,
+            "tools_lock_sha256": facts.tools_lock_sha256,
+            "epoch": facts.epoch,
+            "level": level,
+            "tools": dict(facts.tools),
+        },
+        "image": {
+            "kernel_version": facts.kernel_version,
+            "root_hash": facts.root_hash,
+            "disk_uuid": facts.disk_uuid,
+            "partition": [
+                {**asdict(one), "sha256": digest} for one, digest in zip(facts.partitions, digests, strict=True)
+            ],
+        },
+        "agent": facts.agent,
+    }
+    try:
+        return Manifest.model_validate(table)
+    except ValidationError as error:
+        raise ProblemsError(problems_of(error, MANIFEST_FILE)) from error
 
 
 def _geometries(partitions: Sequence[PartitionFacts]) -> dict[int, Geometry]:

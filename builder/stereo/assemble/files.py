@@ -71,3 +71,5 @@ def failures_explained(doing: str, folder: Path) -> Iterator[None]:
         else:
             hint = None
         raise StereoError(f"{doing}: {error.strerror or error}", where=where, hint=hint) from error
+    except EOFError as error:
+        raise StereoError(f"{doing}: {error}", where=str(folder), hint="somebody changed it; run again") from error

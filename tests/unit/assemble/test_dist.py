@@ -179,12 +179,25 @@ def test_a_command_line_with_a_newline_is_refused(image: Path, dist: Path, frame
         build(image, dist, frames)
 
 
-def test_facts_that_no_reader_would_accept_are_refused(image: Path, dist: Path, frames: Path) -> None:
+def test_facts_that_no_reader_would_accept_are_refused_before_the_work(image: Path, dist: Path, frames: Path) -> None:
     facts = replace(FACTS, arch="mips", root_hash="none")
     with pytest.raises(ProblemsError) as caught:
         assemble(image, facts, dist, level=1, jobs=1, qemu_img=STAND_IN, frames=frames, report=Silent())
     assert {problem.key for problem in caught.value.problems} == {"arch", "image.root_hash"}
     assert beside(dist) == []
+    assert not frames.exists()
+
+
+def test_a_partition_beyond_the_disk_is_refused(image: Path, dist: Path, frames: Path) -> None:
+    os.truncate(image / "image.raw", 10 << 20)
+    with pytest.raises(ProblemsError, match="partition 'root' ends after the disk"):
+        build(image, dist, frames)
+
+
+def test_a_disk_that_shrinks_under_our_hands_is_an_error(image: Path, dist: Path, frames: Path) -> None:
+    shrink = f"import os, sys; os.truncate({str(image / 'image.raw')!r}, 0); open(sys.argv[-1], 'wb').write(b'x')"
+    with pytest.raises(ProblemsError, match="size"):
+        build(image, dist, frames, qemu_img=[sys.executable, "-c", shrink])
 
 
 def test_a_qemu_img_that_fails_is_quoted(image: Path, dist: Path, frames: Path) -> None:

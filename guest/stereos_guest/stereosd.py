@@ -1,6 +1,6 @@
 """stereosd: the daemon that speaks for the guest.
 
-This first form answers `ping` and `get_health` and announces `ready`.
+This first form answers `ping`, `get_health` and `shutdown`, and announces `ready`.
 
 Everything that it imports to become ready is built into the interpreter or in this folder: see `jsontext` for why.
 """
@@ -17,14 +17,22 @@ from stereos_guest.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stereos_guest.session import Handler
+
+_POWER_OFF_SIGNAL = 34 + 4  # SIGRTMIN+4 under glibc; see systemd(1)
 
 
 class Daemon:
-    """The state that all conversations share, and what is answered to each type of message."""
+    """The state that all conversations share, and what is answered to each type of message.
 
-    def __init__(self, boot: dict[str, float]) -> None:
+    `power_off` begins the shutdown, after the answer to it has left; without it the daemon declines to shut down.
+    """
+
+    def __init__(self, boot: dict[str, float], power_off: Callable[[], None] | None = None) -> None:
         self.boot = boot
+        self._power_off = power_off
         self.state = protocol.BOOTING
         self._started = monotonic()
         self._announced = False
@@ -35,7 +43,7 @@ class Daemon:
             protocol.INJECT_SECRET: self._not_yet,
             protocol.INJECT_SSH_KEY: self._not_yet,
             protocol.MOUNT: self._not_yet,
-            protocol.SHUTDOWN: self._not_yet_shutdown,
+            protocol.SHUTDOWN: self._shutdown,
         }
 
     def become_ready(self) -> None:
@@ -63,11 +71,16 @@ class Daemon:
 
     def _not_yet(self, message: protocol.Message) -> bytes:
         message.body()
-        return self._not_yet_shutdown(message)
-
-    def _not_yet_shutdown(self, message: protocol.Message) -> bytes:
-        # Its payload is optional and, as in the original, not even looked at.
         raise protocol.ProtocolError(f"{message.type} is not supported by this version of stereosd")
+
+    def _shutdown(self, message: protocol.Message) -> bytes:
+        # The payload is optional and, as in the original, not even looked at.
+        if self._power_off is None:
+            raise protocol.ProtocolError("this stereosd is not in charge of a machine")
+        if self.state != protocol.SHUTTING_DOWN:
+            self.state = protocol.SHUTTING_DOWN
+            self._power_off()
+        return protocol.ack(message.type)
 
 
 def notify(state: bytes, address: bytes | None) -> None:
@@ -86,12 +99,18 @@ def notify(state: bytes, address: bytes | None) -> None:
         channel.close()
 
 
+def power_off() -> None:
+    """Have systemd stop every service and switch the machine off. It needs neither a bus nor a privilege but root's."""
+    posix.kill(1, _POWER_OFF_SIGNAL)
+
+
 def main(root: str = "") -> int:
-    """Serve until killed. `root` is put before every path, for tests."""
+    """Serve until killed. `root` is put before every path, for tests; with it the machine is never switched off."""
     began = bootclock.uptime()
-    daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE))
-    daemon.boot["stereosd_start"] = began
     loop = Loop()
+    in_charge = None if root else lambda: loop.later(0, power_off)
+    daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE), in_charge)
+    daemon.boot["stereosd_start"] = began
     watch = PortWatch(loop, daemon.port_session, daemon.announcement, root)
     watch.search()
     daemon.become_ready()

@@ -74,9 +74,24 @@ def test_a_type_that_needs_a_payload_says_so(kind: str) -> None:
     assert errors(ask(protocol.encode(kind))) == [(kind, f"envelope {kind} has no payload")]
 
 
-@pytest.mark.parametrize("kind", ["set_config", "inject_secret", "inject_ssh_key", "mount", "shutdown"])
+@pytest.mark.parametrize("kind", ["set_config", "inject_secret", "inject_ssh_key", "mount"])
 def test_what_this_version_cannot_do_is_refused_truthfully(kind: str) -> None:
     assert errors(ask(protocol.encode(kind, {}))) == [(kind, f"{kind} is not supported by this version of stereosd")]
+
+
+@pytest.mark.parametrize("request_line", [b'{"type":"shutdown"}\n', b'{"type":"shutdown","payload":[1]}\n'])
+def test_shutdown_is_acked_and_begun_once_whatever_its_payload(request_line: bytes) -> None:
+    begun: list[int] = []
+    daemon = Daemon({}, lambda: begun.append(1))
+    daemon.become_ready()
+    answers = Session(daemon.handlers, survives_overlong=True).receive(request_line * 2)
+    assert answers == [protocol.ack("shutdown")] * 2
+    assert begun == [1]
+    assert daemon.state == "shutdown"
+
+
+def test_a_daemon_that_is_not_in_charge_of_a_machine_declines_to_shut_down() -> None:
+    assert errors(ask(b'{"type":"shutdown"}\n')) == [("shutdown", "this stereosd is not in charge of a machine")]
 
 
 def test_every_request_of_the_protocol_has_a_handler() -> None:

@@ -106,6 +106,12 @@ def test_it_becomes_ready_without_importing_what_costs_time(guest: Guest) -> Non
     assert {name for name in ours if not name.startswith("stereos_guest")} <= BUILT_IN_OR_OURS
 
 
+def test_in_a_test_it_does_not_switch_the_machine_off(guest: Guest) -> None:
+    guest.hear(), guest.hear()
+    guest.send(protocol.encode("shutdown"))
+    assert guest.hear()["payload"]["ok"] is False
+
+
 def test_it_answers_after_a_flood_of_garbage(guest: Guest) -> None:
     guest.hear(), guest.hear()
     for _ in range(20):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from stereo.vm.machine import Accelerator, Backend, Disk, KernelBoot, Machine, M
 from stereo.vm.timeline import Timeline, make_timeline
 from stereos_guest import protocol
 
+_AGREE_SECONDS = 5.0
 _LARGEST_CMDLINE = 4096  # bytes; x86's COMMAND_LINE_SIZE is half of that
 
 
@@ -88,20 +89,21 @@ def boot(
     *,
     until: str = protocol.READY,
     timeout: float = 300,
-    grace: float = 5,
+    grace: float = 20,
     sink: Sink | None = None,
 ) -> Timeline:
     """Boot `spec`, wait `until` "ready" or another text that the console shows, and shut it down.
 
-    `timeout` (seconds) counts from the start. The timeline ends at what was waited for. Raises StereoError with the
-    console's last lines if it does not come. Call it on the main thread; see `Backend.start`.
+    `timeout` (seconds) counts from the start; `grace` is what the guest has to shut down before it is switched off. The
+    timeline ends at what was waited for. Raises StereoError with the console's last lines if it does not come. Call it
+    on the main thread; see `Backend.start`.
     """
 
     async def run() -> Timeline:
         async with running(backend, spec, report, until=until, timeout=timeout, sink=sink) as booted:
             assert booted.timeline
             with report.step("Shutting down"):
-                await booted.machine.stop(grace)
+                await shut_down(booted, grace)
             return booted.timeline
 
     return asyncio.run(run())
@@ -184,6 +186,17 @@ async def _reached(booted: Booted, until: str, timeout: float) -> Timeline:
         return make_timeline(asyncio.get_running_loop().time() - machine.began, {}, until)
     pushed = await booted.control.wait_for_state((protocol.READY, protocol.HEALTHY), timeout)
     return make_timeline(pushed.at - machine.began, pushed.boot)
+
+
+async def shut_down(booted: Booted, grace: float) -> None:
+    """Ask the guest's daemon to shut down, or else press the power button; switch off after `grace` seconds."""
+    if grace > 0:
+        with suppress(GuestError):
+            await booted.control.shutdown(min(grace, _AGREE_SECONDS))
+            with suppress(StereoError, TimeoutError):
+                await asyncio.wait_for(booted.machine.wait(), grace)
+            grace = 0
+    await booted.machine.stop(grace)
 
 
 async def check_answers(booted: Booted, seconds: float = 60) -> Health:

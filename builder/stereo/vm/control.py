@@ -79,6 +79,10 @@ class Control:
         message = await self._request(protocol.GET_HEALTH, None, protocol.HEALTH, seconds)
         return _health(message)
 
+    async def shutdown(self, seconds: float = 10) -> None:
+        """Have the guest switch itself off; returns when it agreed to. Raises GuestError."""
+        await self._request(protocol.SHUTDOWN, None, protocol.ACK, seconds)
+
     async def _request(self, kind: str, payload: Mapping[str, Any] | None, answer: str, seconds: float) -> Message:
         try:
             async with asyncio.timeout(seconds):
@@ -87,10 +91,10 @@ class Control:
                 await self._channel.writer.drain()
                 while True:
                     message = await self._receive()
+                    if message.type == protocol.ACK and not _answers(message, kind):
+                        continue  # to a request of a former conversation, or to half a line of it
                     if message.type == answer:
                         return message
-                    if message.type == protocol.ACK and (refusal := _refusal(message, kind)):
-                        raise GuestError(f"the guest refused {kind}: {refusal}")
         except TimeoutError:
             raise GuestError(f"no answer to {kind} within {seconds:g} s") from None
         except ConnectionError as error:
@@ -139,12 +143,15 @@ def _not_the_protocol(error: ProtocolError) -> GuestError:
     return GuestError(f"the guest does not speak the protocol: {printable(str(error))}")
 
 
-def _refusal(message: Message, kind: str) -> str:
+def _answers(message: Message, kind: str) -> bool:
+    """Whether an ack is the answer to a request of `kind`. Raises GuestError if it is and says no."""
     body = message.body()
     reply_to, ok, error = body.get("reply_to"), body.get("ok"), body.get("error", "")
     if not isinstance(reply_to, str) or not isinstance(ok, bool) or not isinstance(error, str):
         raise ProtocolError("an ack without reply_to and ok")
-    return "" if ok or reply_to != kind else printable(error) or "no reason given"
+    if reply_to == kind and not ok:
+        raise GuestError(f"the guest refused {kind}: {printable(error) or 'no reason given'}")
+    return reply_to == kind
 
 
 def _lifecycle(message: Message) -> Lifecycle:

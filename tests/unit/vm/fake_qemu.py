@@ -45,6 +45,17 @@ def serve_monitor(behaviour: str, monitor: socket.socket) -> None:
             os._exit(0)
 
 
+def serve_control(behaviour: str, control: socket.socket) -> None:
+    while line := control.recv(4096):
+        if b"shutdown" in line:
+            agrees = behaviour == "shuts down"
+            answer = {"reply_to": "shutdown", "ok": agrees, "error": "" if agrees else "no"}
+            control.sendall(json.dumps({"type": "ack", "payload": answer}).encode() + b"\n")
+            if agrees:
+                time.sleep(0.1)
+                os._exit(0)
+
+
 def serve_guest(behaviour: str, console: socket.socket, control: socket.socket) -> None:
     console.sendall(b"Linux version 6\r\n\x1b[31mstarting\x1b[0m\r\n")
     if behaviour == "crashes":
@@ -59,6 +70,7 @@ def serve_guest(behaviour: str, console: socket.socket, control: socket.socket) 
     time.sleep(0.1)
     boot = {"initrd_start": 0.01, "switch_root": 0.02, "stereosd_start": 0.03, "ready": 0.04}
     control.sendall(json.dumps({"type": "lifecycle", "payload": {"state": "ready", "boot": boot}}).encode() + b"\n")
+    threading.Thread(target=serve_control, args=(behaviour, control), daemon=True).start()
     console.sendall(b"login: ")
     while typed := console.recv(100):
         console.sendall(b"you typed " + typed)

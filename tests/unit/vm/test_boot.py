@@ -36,7 +36,7 @@ def leftovers(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "scratch").iterdir())
 
 
-@pytest.mark.parametrize("behaviour", ["obeys the power button", "ignores the power button", "hangs"])
+@pytest.mark.parametrize("behaviour", ["shuts down", "obeys the power button", "ignores the power button", "hangs"])
 def test_a_boot_to_ready_tells_its_phases_and_leaves_nothing(
     fake_programs: MakePrograms, spec: MachineSpec, tmp_path: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,3 +187,18 @@ def test_no_guest_raises_anything_but_a_guest_error(said: bytes) -> None:
 @given(st.text())
 def test_printable_text_cannot_command_a_terminal(text: str) -> None:
     assert all(letter.isprintable() or letter in "\n\t" for letter in printable(text))
+
+
+def test_a_guest_that_agrees_to_shut_down_is_believed() -> None:
+    said = protocol.ack("", "malformed JSON: x") + protocol.ack("mount") + protocol.ack("shutdown")
+    talk(saying(said), lambda control: control.shutdown())
+
+
+def test_a_guest_that_declines_to_shut_down_is_quoted() -> None:
+    with pytest.raises(GuestError, match="refused shutdown: not now"):
+        talk(saying(protocol.ack("shutdown", "not now")), lambda control: control.shutdown())
+
+
+def test_an_ack_of_something_else_is_not_an_agreement() -> None:
+    with pytest.raises(GuestError, match="no answer to shutdown"):
+        talk(saying(protocol.ack("mount")), lambda control: control.shutdown(0.1))

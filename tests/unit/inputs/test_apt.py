@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -49,12 +50,25 @@ def archive(folder: Path, signer: Signer, *, later: timedelta = timedelta(0)) ->
     publish(folder / "debian", "trixie", MAIN, signer)
     publish(folder / "debian", "trixie-updates", UPDATES, signer, date=DATE + timedelta(days=1))
     publish(folder / "security", "trixie-security", SECURITY, signer, date=DATE + timedelta(days=2) + later)
+    return served(folder, signer)
+
+
+def served(folder: Path, signer: Signer) -> Sources:
     return Sources(main=(f"file://{folder}/debian/",), security=(f"file://{folder}/security/",), keyring=signer.keyring)
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    archive(folder, signer)
+    return folder
+
+
 @pytest.fixture
-def sources(tmp_path: Path, signer: Signer) -> Sources:
-    return archive(tmp_path, signer)
+def sources(tmp_path: Path, published: Path, signer: Signer) -> Sources:
+    """The archive in `tmp_path`, for the test to change as it likes."""
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    return served(tmp_path, signer)
 
 
 def resolved(sources: Sources, *packages: str, arch: Architecture = Architecture.X86_64) -> dict[str, Deb]:

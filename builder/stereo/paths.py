@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def _xdg(variable: str, default: str) -> Path:
-    value = os.environ.get(variable, "")
-    return Path(value) if os.path.isabs(value) else Path.home() / default
+    value = Path(os.environ.get(variable, ""))
+    return value if value.is_absolute() else Path.home() / default
 
 
 @dataclass(frozen=True)

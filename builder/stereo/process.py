@@ -37,13 +37,15 @@ class Finished:
     seconds: float
 
 
-class CommandFailed(StereoError):
+class CommandFailed(StereoError):  # noqa: N818 - reads as what happened
     """A program ended with another status than 0, or could not be started."""
 
     def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
         tail = "\n".join(output.rstrip().splitlines()[-_TAIL_LINES:])
         ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        super().__init__(f"{Path(argv[0]).name} {ended}" + (f":\n{tail}" if tail else ""), hint=f"command: {quote(argv)}")
+        super().__init__(
+            f"{Path(argv[0]).name} {ended}" + (f":\n{tail}" if tail else ""), hint=f"command: {quote(argv)}"
+        )
         self.status = status
         self.output = output
 

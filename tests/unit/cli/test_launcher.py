@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,6 +214,37 @@ def test_an_old_python_is_told_what_it_needs(checkout: Path) -> None:
 def test_completion_never_sets_up(checkout: Path) -> None:
     assert launch(checkout, _STEREO_COMPLETE="bash_complete").stderr == ""
     assert not checkout.joinpath(".venv").exists()
+
+
+@pytest.fixture
+def launcher(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The launcher's functions, on a machine where the test programs are missing; `ran` is what it would have run."""
+    module = runpy.run_path(str(ROOT / "stereo"))
+    module["ran"] = []
+    names = module["install_test_programs"].__globals__
+    monkeypatch.setitem(names, "run", module["ran"].append)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    return module
+
+
+def test_root_installs_what_the_tests_start(
+    launcher: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    launcher["install_test_programs"]()
+    (command,) = launcher["ran"]
+    assert command[-1] == "uidmap"
+    assert "apt-get" in command
+    assert capsys.readouterr().err == "stereo: installing for the tests: uidmap\n"
+
+
+def test_an_ordinary_user_is_told_what_to_install(
+    launcher: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    launcher["install_test_programs"]()
+    assert launcher["ran"] == []
+    assert "sudo apt-get install" in capsys.readouterr().err
 
 
 def test_test_requirements_hold_all_of_the_runtime() -> None:

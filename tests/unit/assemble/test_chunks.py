@@ -150,6 +150,20 @@ def test_zeros_come_in_pieces_of_the_largest_size() -> None:
     assert cut(bytes(5 * CLUSTER))[0] == [2 * CLUSTER, 2 * CLUSTER, CLUSTER]
 
 
+def test_a_large_hole_comes_in_the_same_pieces_as_zeros_that_were_written() -> None:
+    kept = Kept()
+    chunker = Chunker(kept, bytearray(SMALL.maximum), geometry=SMALL)
+    chunker.feed(Part(0, 5 * CLUSTER, None))
+    chunker.finish()
+    assert kept.chunks == cut(bytes(5 * CLUSTER))[0]
+
+
+def test_a_few_zeros_do_not_burst_a_chunk() -> None:
+    geometry = Geometry(minimum=4 * BLOCK, mask=(1 << 32) - 1, maximum=16 * BLOCK)
+    chunks, _ = cut(noise(15 * BLOCK) + bytes(4 * BLOCK) + noise(BLOCK, 2), geometry=geometry)
+    assert [len(one) for one in chunks if isinstance(one, bytes)] == [15 * BLOCK, 5 * BLOCK]
+
+
 @pytest.mark.parametrize("tail", [512, BLOCK, CLUSTER + 512])
 def test_a_hole_and_zeros_that_were_written_are_the_same(tmp_path: Path, tail: int) -> None:
     data = noise(CLUSTER) + bytes(3 * CLUSTER) + noise(tail)

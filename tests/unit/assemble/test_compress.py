@@ -145,6 +145,7 @@ def test_a_worker_that_is_killed_fails_the_build_and_takes_nothing_along(disk: P
             compressor.read_disk(disk)
             compressor.finish()
             worker = compressor._worker()
+            assert os.getpgid(worker._process.pid) != os.getpgid(0)  # Ctrl-C is not for the workers
             os.kill(worker._process.pid, signal.SIGKILL)
             worker.receive(tmp_path)
 

@@ -48,10 +48,7 @@ def raw_pass(disk: Region, manifest: Manifest, root: Partition | None, hashes: P
     if root and hashes:
         try:
             stored = disk.part(hashes.offset, hashes.size, f"partition {hashes.label}")
-            superblock = verity.read_superblock(stored)
-            if superblock.data_blocks * superblock.data_block > root.size:
-                raise stored.fault("covers more than the root partition")
-            tree = verity.TreeCheck(superblock, stored)
+            tree = verity.TreeCheck(verity.read_superblock(stored), stored)
         except FormatError as error:
             seen.root_fault = str(error)
     for start, end, partition in _segments(disk.size, manifest.image.partition):

@@ -117,6 +117,11 @@ def test_qcow2_clusters_marked_zero_read_as_zeros() -> None:
     assert content.read(0, content.size) == disk
 
 
+def test_an_allocated_cluster_marked_zero_reads_as_zeros() -> None:
+    image = flipped(make_qcow2(b"\1" * 4096), 8192 + 7)
+    assert Qcow2(image).content().read(0, 4096) == bytes(4096)
+
+
 def test_qcow2_with_many_tables_is_read() -> None:
     disk = b"".join(bytes([index % 251]) * 512 for index in range(200))
     content = Qcow2(Region.of_bytes(make_qcow2(disk, bits=9))).content()

@@ -207,6 +207,11 @@ def test_gzip_is_refused_by_name() -> None:
         Cpio(Region.of_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0"))
 
 
+def test_zstd_inside_zstd_is_refused() -> None:
+    with pytest.raises(FormatError, match="zstd inside zstd"):
+        Cpio(Region.of_bytes(zstandard.compress(zstandard.compress(make_cpio(SAMPLE)))))
+
+
 def test_a_cpio_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stereo.artifacts.cpio.LARGEST_CONTENT", 1 << 20)
     with pytest.raises(FormatError, match="more than the 1048576 bytes"):

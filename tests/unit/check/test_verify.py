@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from makers.disk import ESP, make_gpt, make_qcow2
+from makers.disk import DISK_UUID, ESP, make_gpt, make_qcow2
 from makers.dist import compress, make_dist, write_dist
 from makers.ext4 import make_ext4
 from makers.node import SAMPLE, file
@@ -21,6 +21,7 @@ from stereo.artifacts import gpt
 from stereo.artifacts.region import Region
 from stereo.check.verify import Verdict, verify
 from stereo.errors import UsageError
+from stereo.model.manifest import parse_manifest
 from stereo.report import Silent
 
 FILES = (
@@ -301,6 +302,40 @@ def test_a_command_line_without_the_root_hash_is_found(dist: Path, tmp_path: Pat
 def test_another_root_hash_in_the_manifest_is_found(dist: Path, tmp_path: Path) -> None:
     verdict = sealed(tmp_path / "other", contents(dist), "0" * 64)
     assert {row[1] for row in failures(verdict)} == {"root-hash", "uki"}
+    assert f"partition root: has the root hash {root_hash(dist)}, the manifest says 000" in messages(verdict)
+
+
+@pytest.mark.parametrize("label", ["root", "root-verity"])
+def test_a_partition_whose_uuid_is_not_of_the_root_hash_is_found(dist: Path, label: str) -> None:
+    manifest = parse_manifest((dist / "mixtape.toml").read_bytes(), "mixtape.toml")
+    uuid = next(row.uuid for row in manifest.image.partition if row.label == label)
+    text = (dist / "mixtape.toml").read_text()
+    (dist / "mixtape.toml").write_text(text.replace(uuid, "00000000-0000-0000-0000-000000000000"))
+    verdict = verify(dist, Silent())
+    assert failures(verdict) == [("stereos.img", "partition-table"), ("stereos.img", "root-hash")]
+    assert f"partition {label}: its UUID 00000000-0000-0000-0000-000000000000 is not of the root hash" in messages(
+        verdict
+    )
+
+
+def test_another_uuid_of_the_disk_is_found(dist: Path) -> None:
+    text = (dist / "mixtape.toml").read_text()
+    (dist / "mixtape.toml").write_text(text.replace(DISK_UUID, "00000000-0000-0000-0000-000000000000"))
+    verdict = verify(dist, Silent())
+    assert failures(verdict) == [("stereos.img", "partition-table")]
+    assert f"the disk's UUID is {DISK_UUID}" in messages(verdict)
+
+
+def test_a_qcow2_cluster_used_twice_is_refused(dist: Path, tmp_path: Path) -> None:
+    files = contents(dist)
+    image = bytearray(files["stereos.qcow2"])
+    used = [at for at in range(8192, 8192 + 8 * 60, 8) if any(image[at : at + 8])]
+    image[used[1] : used[1] + 8] = image[used[0] : used[0] + 8]
+    files["stereos.qcow2"] = bytes(image)
+    files["stereos.qcow2.zst"] = compress(files["stereos.qcow2"])
+    verdict = sealed(tmp_path / "other", files, root_hash(dist))
+    assert failures(verdict) == [("stereos.qcow2", "content")]
+    assert "twice" in messages(verdict)
 
 
 def test_a_disk_without_root_and_verity_is_found(dist: Path, tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import BaseModel
 
 from stereo.model.architecture import Architecture
 from stereo.model.mixtape import list_mixtapes, load_mixtape, mixtape_schema
+from stereo.model.mixtape_file import MixtapeFile
 from stereo.paths import Checkout
 
 FOLDER = Checkout.containing_this_package().mixtapes
@@ -81,3 +84,28 @@ def test_every_mixtape_fits_the_schema_and_tells_editors_where_it_is(file: Path)
 def test_the_schema_refuses_what_the_parser_refuses(text: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(tomllib.loads(text), json.loads(mixtape_schema()))
+
+
+def test_the_example_in_the_documentation_is_a_mixtape(tmp_path: Path) -> None:
+    text = FOLDER.parent.joinpath("docs", "mixtapes.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    tmp_path.joinpath("example.toml").write_text(example)
+    tmp_path.joinpath("base.toml").write_text(FOLDER.joinpath("base.toml").read_text())
+    mixtape = load_mixtape("example", tmp_path, dev_key=None)
+    assert {"ruff", "sqlite3", "bash"} <= {program.name for program in mixtape.programs(Architecture.X86_64)}
+
+
+def test_every_key_is_documented() -> None:
+    def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+        found = set()
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found |= keys(inner, f"{prefix}{name}.")
+            else:
+                found.add(f"{prefix}{name}")
+        return found
+
+    text = FOLDER.parent.joinpath("docs", "mixtapes.md").read_text()
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
+    assert documented == keys(MixtapeFile)

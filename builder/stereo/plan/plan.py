@@ -88,7 +88,7 @@ def make_plan(
             )
     moment = lock.epoch if epoch is None else epoch
     packages = packages_stage(mixtape, lock, files, moment)
-    image = image_stage(mixtape, arch, files, moment, version)
+    image = image_stage(mixtape, lock, files, moment, version)
     tools_key = _key("tools", {"debs": "\n".join(sorted(deb.sha256 for deb in tools_lock.tools))})
     packages_key = _key(
         "packages",

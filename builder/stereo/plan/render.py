@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
+from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Lock, NpmPackage, UrlFile, Wheel
 from stereo.model.mixtape import Mixtape
@@ -80,8 +81,24 @@ def packages_stage(mixtape: Mixtape, lock: Lock, files: Tree, epoch: int) -> dic
     }
 
 
-def image_stage(mixtape: Mixtape, arch: Architecture, files: Tree, epoch: int, version: str) -> dict[str, Entry]:
+def kernel_release(lock: Lock) -> str:
+    """What `uname -r` will say: the lock names one kernel package, and Debian names it after its release."""
+    prefix = "linux-image-"
+    found = [
+        deb.name.removeprefix(prefix)
+        for deb in lock.image
+        if deb.name.startswith(prefix) and deb.name[len(prefix)].isdigit()
+    ]
+    if len(found) != 1:
+        raise StereoError(
+            f"locks {len(found)} kernels, not one", where=f"{lock.name}-{lock.arch}.lock", hint="lock again"
+        )
+    return found[0]
+
+
+def image_stage(mixtape: Mixtape, lock: Lock, files: Tree, epoch: int, version: str) -> dict[str, Entry]:
     """The second stage: overlays and guest daemon laid over the tree, made into a verified disk."""
+    arch = lock.arch
     chosen = ["base", "boot", "hardening", *(["ssh"] if mixtape.ssh else []), *(["dev"] if mixtape.dev else [])]
     root_seed = seed(mixtape.name, version, arch)
     config = _ini(
@@ -100,6 +117,9 @@ def image_stage(mixtape: Mixtape, arch: Architecture, files: Tree, epoch: int, v
         }
     )
     tree = {**part(files, "mkosi/image"), "mkosi.conf": text(config), "mkosi.env": text(_mkfs_options(root_seed))}
+    # The UKI holds the kernel; a second copy in the root would only be downloaded.
+    kernel = f"[Partition]\nExcludeFiles=/usr/lib/modules/{kernel_release(lock)}/vmlinuz\n"
+    tree["mkosi.repart/10-root.conf.d/kernel.conf"] = text(kernel)
     for name in chosen:
         tree |= below(f"overlays/{name}", part(files, f"overlays/{name}"))
     tree |= below("guest/usr/lib/stereos", part(files, "guest"))

@@ -65,7 +65,7 @@ def boot(
     log: Path | None,
 ) -> None:
     """Boot a dist: the raw disk, the qcow2 disk, or its kernel directly."""
-    from stereo.cli.machines import find_programs
+    from stereo.cli.machines import need_programs
     from stereo.vm.accel import choose
     from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
     from stereo.vm.boot import boot as boot_until
@@ -74,7 +74,7 @@ def boot(
     if out.json and until is None:
         raise UsageError("--json needs something to wait for", where="--json", hint="add: --until ready")
     cache = Cache.from_environment()
-    programs = find_programs(cache)
+    programs = need_programs(cache, out.report)
     accelerator = choose(programs, cache.probe, out.report)
     size = MachineSize(cpus=cpus, memory=memory)
     spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=network)

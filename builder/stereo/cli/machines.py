@@ -1,4 +1,4 @@
-"""Which QEMU boots: the locked one of a tools tree in the cache, or else the host's."""
+"""Which QEMU boots: that of a tools tree in the cache, else the host's, else that of a tools tree made for it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,40 @@ from pathlib import Path
 
 from stereo.errors import StereoError
 from stereo.paths import Cache
+from stereo.report import Report
 from stereo.vm.programs import Programs
 
 
 def find_programs(cache: Cache) -> Programs:
-    """QEMU, qemu-img and firmware. Raises StereoError when there are none."""
+    """QEMU, qemu-img and firmware, as far as they are there. Raises StereoError when there is no QEMU."""
     for tree in _trees(cache):
         try:
             return Programs.find(tree)
         except StereoError:
             continue  # tools of another kind or time, without a QEMU
     return Programs.find()
+
+
+def need_programs(cache: Cache, report: Report) -> Programs:
+    """QEMU, qemu-img and firmware; what the host lacks comes with the locked tools, which are fetched and unpacked."""
+    try:
+        found = find_programs(cache)
+        if found.firmware is not None:
+            return found
+        report.note(f"No UEFI firmware with the QEMU of {found.origin}: making the locked tools")
+    except StereoError as error:
+        report.note(f"{error.what}: making the locked tools")
+    return Programs.find(_make_tools(cache, report))
+
+
+def _make_tools(cache: Cache, report: Report) -> Path:
+    from stereo.build.stages import Builder
+    from stereo.cli.plans import plan_of
+    from stereo.inputs.sources import Sources
+    from stereo.inputs.store import Store
+
+    plan = plan_of("base", arch=None, version=None, locks=None)  # every plan has the same tools
+    return Builder(cache, Store(cache.store), Sources.from_host(), report).tools(plan)
 
 
 def _trees(cache: Cache) -> list[Path]:

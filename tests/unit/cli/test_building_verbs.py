@@ -14,14 +14,17 @@ from stereo.assemble import dist as dist_module
 from stereo.check import diff as diff_module
 from stereo.check.differences import Difference, Level
 from stereo.cli import build as build_module
-from stereo.cli import checkup, plans, rebuild
+from stereo.cli import checkup, machines, plans, rebuild
 from stereo.cli.app import run
 from stereo.cli.checkup import Check, Standing
 from stereo.cli.sweep import heaps, running_build, size_of
+from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.model.mixtape import load_mixtape
 from stereo.paths import Cache, Checkout
+from stereo.report import Silent
+from stereo.vm.programs import Firmware, Programs
 
 Capture = pytest.CaptureFixture[str]
 CHECKOUT = Checkout.containing_this_package()
@@ -287,3 +290,36 @@ def test_boot_as_json_needs_something_to_wait_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["--with", "iso"], ["--timeout", "0"], ["--cpus", "0"], ["--memory", "1"]])
 def test_boot_refuses_machines_that_cannot_be(words: list[str], tmp_path: Path) -> None:
     assert run(["boot", str(tmp_path), *words]) == 2
+
+
+def _programs(origin: str, firmware: bool) -> Programs:
+    return Programs(("qemu",), ("qemu-img",), Firmware(Path("c"), Path("v")) if firmware else None, origin)
+
+
+@pytest.mark.parametrize(
+    ("tree", "host", "origin"),
+    [
+        (True, True, "tree"),
+        (False, True, "host"),
+        (False, False, "made"),
+    ],
+)
+def test_machines_use_the_locked_qemu_then_the_hosts_then_make_the_tools(
+    tree: bool, host: bool, origin: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(folder: Path | None = None) -> Programs:
+        if folder == Path("made"):
+            return _programs("made", True)
+        if not (tree if folder else host):
+            raise StereoError("no QEMU")
+        return _programs("tree" if folder else "host", True)
+
+    monkeypatch.setattr(Programs, "find", find)
+    monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
+    assert machines.need_programs(cache, Silent()).origin == origin
+
+
+def test_a_host_without_firmware_gets_the_locked_tools(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Programs, "find", lambda folder=None: _programs(str(folder), folder == Path("made")))
+    monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
+    assert machines.need_programs(cache, Silent()).origin == "made"

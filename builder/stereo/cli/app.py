@@ -70,7 +70,7 @@ class Verbs(click.Group):
 Examples:
   stereo build opencode-mixtape      from a mixtape to dist/opencode-mixtape/VERSION/ARCH/
   stereo verify result               prove that nothing in it was altered
-  stereo boot result                 boot it and wait until the guest daemon answers
+  stereo boot result --until ready   boot it until the guest daemon answers, and show the phases
   stereo test                        the whole test suite
 
 Exit status: 0 done, 1 failed or different, 2 wrong usage.""",
@@ -104,6 +104,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else DONE
     except click.exceptions.Exit as wanted:
         return wanted.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:
+        _complain(asked.format_message())
+        return USAGE
     except click.ClickException as error:
         usage = error.ctx.get_usage() + "\n" if isinstance(error, click.UsageError) and error.ctx else ""
         _complain(error_text(StereoError(error.format_message()), as_json=as_json), "" if as_json else usage)

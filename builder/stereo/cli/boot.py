@@ -26,6 +26,7 @@ _LEAVE = b"\x1d"  # Ctrl-], as in telnet(1)
 
 
 @click.command(
+    short_help="Boot a dist in a virtual machine.",
     epilog="""\b
 Examples:
   stereo boot result --until ready               boot, wait for the guest daemon, shut down, show the phases
@@ -33,7 +34,7 @@ Examples:
   stereo boot result                             stay on the console until the machine is switched off
 
 The files of the dist are never written to: the machine gets a throw-away layer over its disk. The
-accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another."""
+accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another.""",
 )
 @dist_argument("folder")
 @click.option(

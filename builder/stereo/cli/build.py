@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Build a mixtape into a dist.",
     epilog="""\b
 Examples:
   stereo build opencode-mixtape                        dist/opencode-mixtape/dev-REVISION/x86_64/
@@ -29,7 +30,7 @@ Examples:
 
 The symlink `result` points at the last build. What did not change is not built again.
 
-Exit status: 0 built or unchanged, 1 failed, 2 wrong usage."""
+Exit status: 0 built or unchanged, 1 failed, 2 wrong usage.""",
 )
 @mixtape_argument()
 @version_option

@@ -14,6 +14,7 @@ from stereo.paths import Cache, Checkout
 
 
 @click.command(
+    short_help="Remove what of the cache is not needed.",
     epilog="""\b
 Examples:
   stereo clean                 show what can go, then ask
@@ -21,7 +22,7 @@ Examples:
   stereo clean --all --dry-run show what the whole cache takes
 
 Dists are never removed. What the dists below --dists and the locks of this checkout need is kept, unless
---all is given; it can all be made or fetched again."""
+--all is given; it can all be made or fetched again.""",
 )
 @click.option("--all", "everything", is_flag=True, help="Empty the cache, downloads included.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")

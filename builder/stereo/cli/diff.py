@@ -17,13 +17,14 @@ _ANY_PATH = click.Path(path_type=Path)
 
 
 @click.command(
+    short_help="Explain how two dists differ.",
     epilog="""\b
 Examples:
   stereo diff dist/coder/2026.01.31.0/x86_64 dist/coder/2026.01.31.1/x86_64
   stereo diff one/stereos.img two/stereos.img
   stereo diff result /mnt/theirs --json | jq -r '.differences[0].level'
 
-Exit status: 0 identical, 1 different, 2 they cannot be compared."""
+Exit status: 0 identical, 1 different, 2 they cannot be compared.""",
 )
 @click.argument("a", type=_ANY_PATH)
 @click.argument("b", type=_ANY_PATH)

@@ -13,12 +13,13 @@ _MARKS = {"ok": "ok      ", "limited": "limited ", "missing": "MISSING "}
 
 
 @click.command(
+    short_help="Say what this machine offers and lacks.",
     epilog="""\b
 Examples:
   stereo doctor
   stereo doctor --refresh          try the accelerators again, by booting something tiny with each
 
-Exit status: 0 all that a build and a boot need is there, 1 something is missing."""
+Exit status: 0 all that a build and a boot need is there, 1 something is missing.""",
 )
 @click.option("--refresh", is_flag=True, help="Do not believe what earlier runs found out about accelerators.")
 @speaking(as_json=True)

@@ -30,6 +30,7 @@ class Change:
 
 
 @click.command(
+    short_help="Lock the packages of a mixtape or the tools.",
     epilog="""\b
 Examples:
   stereo lock opencode-mixtape            decide anew, and write manifests/opencode-mixtape-ARCH.lock
@@ -38,7 +39,7 @@ Examples:
   stereo lock --all                       the tools and every mixtape
 
 Packages come from the mirrors that the host's own apt, npm and pip are configured for, and apt checks
-Debian's signatures. Twice on the same mirror gives the same file."""
+Debian's signatures. Twice on the same mirror gives the same file.""",
 )
 @mixtape_argument(required=False)
 @click.option("--all", "everything", is_flag=True, help="Lock the tools and every mixtape.")

@@ -47,10 +47,11 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 @click.command(
+    short_help="Show what a mixtape asks for.",
     epilog="""\b
 Examples:
   stereo show opencode-mixtape
-  stereo show coder --json | jq -r '.programs[].name'"""
+  stereo show coder --json | jq -r '.programs[].name'""",
 )
 @mixtape_argument()
 @arch_option
@@ -104,9 +105,10 @@ def _entry(label: str, text: str) -> Iterator[str]:
 
 
 @click.command(
+    short_help="Print the JSON Schema of a file format.",
     epilog="""\b
 Example:
-  stereo schema mixtape > mixtapes/mixtape.schema.json"""
+  stereo schema mixtape > mixtapes/mixtape.schema.json""",
 )
 @click.argument("what", type=click.Choice(["mixtape"]))
 @speaking()

@@ -36,6 +36,7 @@ class _EmptyCache(Cache):
 
 
 @click.command(
+    short_help="Build a dist again and compare.",
     epilog="""\b
 Examples:
   stereo rebuild result
@@ -44,7 +45,7 @@ Examples:
 It needs the source and the locks that the dist was built from: check out the revision that its
 mixtape.toml names. Nothing that was built before is used, only downloads and tools.
 
-Exit status: 0 identical, 1 different, 2 wrong usage."""
+Exit status: 0 identical, 1 different, 2 wrong usage.""",
 )
 @dist_argument("folder")
 @click.option("--offline", is_flag=True, help="Use only what the store holds.")

@@ -13,12 +13,13 @@ from stereo.cli.output import Output, safe, speaking
 
 
 @click.command(
+    short_help="Prove that a dist is unaltered.",
     epilog="""\b
 Examples:
   stereo verify result
   stereo verify dist/opencode-mixtape/2026.01.31.0/x86_64 --json | jq .failed
 
-Exit status: 0 everything holds, 1 something does not, 2 there is nothing to verify."""
+Exit status: 0 everything holds, 1 something does not, 2 there is nothing to verify.""",
 )
 @dist_argument("folder")
 @click.option("--jobs", type=click.IntRange(1, 256), metavar="N", help="Threads; default: one per core.")

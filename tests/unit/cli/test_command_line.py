@@ -63,6 +63,14 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {verb} " in shown for verb in app.VERBS)
+    assert "..." not in shown
+
+
+def test_no_words_at_all_are_answered_with_the_help_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Usage:") == 1
 
 
 def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The readers on what real tools make. Skipped where there is none: see makers/tools.py."""
+"""The readers on what real tools make."""
 
 from __future__ import annotations
 

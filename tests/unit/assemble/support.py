@@ -1,16 +1,12 @@
-"""A small image directory, a stand-in for qemu-img, and where the real one may be."""
+"""A small image directory, and a stand-in for qemu-img."""
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from stereo.assemble.dist import ManifestFacts, PartitionFacts, assemble
 from stereo.model.manifest import Agent, AgentPackage, Manifest
@@ -32,18 +28,6 @@ with open(source, "rb") as raw, open(target, "wb") as out:
             out.write(data)
 """
 STAND_IN = (sys.executable, "-c", _STAND_IN)
-
-
-def real_qemu_img() -> Sequence[str]:
-    """The first words of a qemu-img command; skips the test where there is none."""
-    tree = os.environ.get("STEREO_TOOLS_TREE")
-    if tree:
-        loader, libraries = f"{tree}/usr/lib64/ld-linux-x86-64.so.2", f"{tree}/usr/lib/x86_64-linux-gnu"
-        return (loader, "--library-path", libraries, f"{tree}/usr/bin/qemu-img")
-    found = shutil.which("qemu-img")
-    if found is None:
-        pytest.skip("no qemu-img on PATH and no STEREO_TOOLS_TREE")
-    return (found,)
 
 
 def make_image(folder: Path, *, megabytes: int = 6, seed: int = 1) -> Path:

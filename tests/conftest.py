@@ -1,0 +1,156 @@
+"""What the tests share that is dear: real locks, the tools tree, a built dist. Each is made once, when first asked for.
+
+Unit tests come first and need no dist; then what only reads one; then what boots it. So failures show early.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from makers.command import Stereo
+from makers.tools import Tool, find_tool
+from stereo.build.stages import Builder
+from stereo.cli.plans import plan_of
+from stereo.inputs.lockfiles import LockFolder
+from stereo.inputs.obtain import lock_still_fetchable, missing_of
+from stereo.inputs.sources import Sources
+from stereo.inputs.store import Store
+from stereo.model.architecture import Architecture
+from stereo.model.lock import Lock
+from stereo.paths import Cache, Checkout
+from stereo.report import Silent
+
+MIXTAPE = "opencode-mixtape"
+VERSION = "2026.01.31.0"
+"""Of every dist that tests build: with the revision in it, each commit would make another image."""
+
+_LOCKED = ("tools", MIXTAPE, "base", "base-dev")
+_ORDER = ("unit", "guest", "integration", "e2e")
+_NOTES = pytest.StashKey[list[str]]()
+
+Tell = Callable[[str], None]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_NOTES] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick before slow, otherwise as collected."""
+    here = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
+
+    items.sort(key=rank)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for note in config.stash[_NOTES]:
+        terminalreporter.write_line(note)
+
+
+@pytest.fixture(scope="session")
+def tell(pytestconfig: pytest.Config) -> Tell:
+    """Says something now, to whoever watches: what takes minutes must not look dead."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+
+    def say(text: str) -> None:
+        if reporter is None:
+            return
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.ensure_newline()
+            reporter.write_line(f"    {text}")
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def note(pytestconfig: pytest.Config, tell: Tell) -> Tell:
+    """As `tell`, and once more when all tests have run."""
+
+    def keep(text: str) -> None:
+        tell(text)
+        pytestconfig.stash[_NOTES].append(text)
+
+    return keep
+
+
+@pytest.fixture(scope="session")
+def cache() -> Cache:
+    """The user's own: what was downloaded or built before is used again."""
+    return Cache.from_environment()
+
+
+@pytest.fixture(scope="session")
+def stereo(tell: Tell) -> Stereo:
+    """The real command line, in processes of its own."""
+    return Stereo(tell)
+
+
+@pytest.fixture(scope="session")
+def locks(cache: Cache, stereo: Stereo, tell: Tell, note: Tell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed locks; where mirrors have dropped what these name, a folder of fresh ones beside them."""
+    committed = LockFolder(Checkout.containing_this_package().manifests)
+    arch, sources, store = Architecture(platform.machine()), Sources.from_host(), Store(cache.store)
+    stale = {}
+    for name in _LOCKED:
+        began = time.monotonic()
+        lock = committed.find(name, arch)
+        if lock is None:
+            stale[name] = "is not committed"
+        elif gone := _gone(lock, store, sources):
+            stale[name] = f"names {len(gone)} packages that no mirror has any more, such as {gone[0]}"
+        tell(f"lock of {name}: {stale.get(name, 'holds')} ({time.monotonic() - began:.1f} s)")
+    if not stale:
+        return committed.root
+    folder = tmp_path_factory.mktemp("locks")
+    for path in committed.root.glob("*.lock"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    for name, reason in stale.items():
+        note(f"the committed lock of {name} {reason}: the tests use a fresh one")
+        (folder / committed.path(name, arch).name).unlink(missing_ok=True)
+        stereo("lock", name, "--arch", arch, "--locks", folder, cwd=folder)
+    return folder
+
+
+def _gone(lock: Lock, store: Store, sources: Sources) -> list[str]:
+    missing = {row.label for row in missing_of(lock, store)}
+    return sorted(missing.intersection(lock_still_fetchable(lock, sources))) if missing else []
+
+
+@pytest.fixture(scope="session")
+def tools_tree(cache: Cache, locks: Path, tell: Tell) -> Path:
+    """The unpacked tools that images are built, checked and booted with."""
+    plan = plan_of("base", arch=None, version=VERSION, locks=locks)  # every plan has the same tools
+    tell(f"tools: making sure that they are in {cache.tools}")
+    return Builder(cache, Store(cache.store), Sources.from_host(), Silent()).tools(plan)
+
+
+@pytest.fixture
+def tool(tools_tree: Path) -> Callable[[str], Tool]:
+    """A real tool by name, of the tree that the project builds with."""
+
+    def get(name: str) -> Tool:
+        found = find_tool(name, tools_tree)
+        assert found, f"no {name} among the tools"
+        return found
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def dist(stereo: Stereo, locks: Path, tell: Tell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dist of opencode-mixtape, built by the real command line with light compression."""
+    folder = tmp_path_factory.mktemp("dist")
+    tell(f"building {MIXTAPE} for all tests that need a dist")
+    stereo(*("build", MIXTAPE, "--quick", "--version", VERSION, "--locks", locks, "--output-dir", folder), cwd=folder)
+    return folder / MIXTAPE / VERSION / platform.machine()

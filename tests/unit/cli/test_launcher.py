@@ -106,6 +106,11 @@ def test_variables_that_steer_python_do_not_reach_us(ready: Path, tmp_path: Path
     assert said[0] == str(ready / ".venv")
 
 
+def test_variables_that_steer_python_do_not_reach_the_set_up(checkout: Path, tmp_path: Path) -> None:
+    tmp_path.joinpath("venv.py").write_text("raise SystemExit('the wrong venv')")
+    start(checkout, PYTHONPATH=str(tmp_path), PIP_USER="1")
+
+
 def test_two_first_starts_at_once_both_succeed_and_set_up_once(checkout: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: launch(checkout), range(2)))

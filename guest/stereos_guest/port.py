@@ -2,6 +2,9 @@
 
 The port is not a connection. It stays open while hosts come and go; the kernel tells it by setting and clearing POLLHUP
 (drivers/char/virtio_console.c, port_fops_poll), and reads give nothing while no host is there.
+
+Both news travel beside the data, not in it. So of a host that follows another at once, the first request may be taken
+for the former's and its answer dropped, and it may not be announced to; it asks again, beginning with a newline.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,15 @@ _CHUNK = 1 << 16
 _MOST_AGENTS = 1000
 _MOST_MARKS = 32
 _SECONDS_LIMIT = 1e9
+_FIRST_PATIENCE = 2.0  # seconds
 
 
 class GuestError(StereoError):
     """The guest broke the protocol, refused a request, or said nothing in time."""
+
+
+class NoAnswerError(GuestError):
+    """The guest said nothing in time."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,18 @@ class Control:
         self.lifecycle: Lifecycle | None = None  # the last one pushed
 
     async def wait_for_state(self, states: Collection[str], seconds: float) -> Lifecycle:
-        """The first push of one of `states`. Raises GuestError after `seconds` without it."""
+        """The first news that the guest is in one of `states`. Raises GuestError after `seconds` without it.
+
+        The guest tells of its states by itself; asking as well costs little, and serves when it told somebody else.
+        """
         try:
             async with asyncio.timeout(seconds):
+                await self._send(protocol.GET_HEALTH)
                 while True:
-                    if (await self._receive()).type != protocol.LIFECYCLE:
-                        continue  # an answer that a former conversation did not wait for
+                    message = await self._receive()
+                    if message.type == protocol.HEALTH:
+                        health = _health(message)
+                        self.lifecycle = Lifecycle(health.state, "", health.boot, asyncio.get_running_loop().time())
                     if self.lifecycle and self.lifecycle.state in states:
                         return self.lifecycle
         except TimeoutError:
@@ -71,24 +83,37 @@ class Control:
             raise GuestError(f"the guest was not {wanted} after {seconds:g} s; {heard}") from None
 
     async def ping(self, seconds: float = 10) -> None:
-        """Ask whether the daemon is there. Raises GuestError."""
-        await self._request(protocol.PING, None, protocol.PONG, seconds)
+        """Ask whether the daemon is there. Raises GuestError.
+
+        It is asked again while it does not answer: what is sent just after another host left the same port may be lost.
+        """
+        patience = _FIRST_PATIENCE
+        while patience < seconds:
+            with suppress(NoAnswerError):
+                await self._request(protocol.PING, protocol.PONG, patience)
+                return
+            seconds -= patience
+            patience *= 2
+        await self._request(protocol.PING, protocol.PONG, seconds)
 
     async def health(self, seconds: float = 10) -> Health:
         """Ask how the guest is. Raises GuestError."""
-        message = await self._request(protocol.GET_HEALTH, None, protocol.HEALTH, seconds)
-        return _health(message)
+        return _health(await self._request(protocol.GET_HEALTH, protocol.HEALTH, seconds))
 
     async def shutdown(self, seconds: float = 10) -> None:
         """Have the guest switch itself off; returns when it agreed to. Raises GuestError."""
-        await self._request(protocol.SHUTDOWN, None, protocol.ACK, seconds)
+        await self._request(protocol.SHUTDOWN, protocol.ACK, seconds)
 
-    async def _request(self, kind: str, payload: Mapping[str, Any] | None, answer: str, seconds: float) -> Message:
+    async def _send(self, kind: str, payload: Mapping[str, Any] | None = None) -> None:
+        # The newline ends half a line that a former conversation may have left in the guest.
+        self._channel.writer.write((b"\n" if self._first else b"") + protocol.encode(kind, payload))
+        with suppress(ConnectionError):  # reading tells, after what the guest said last
+            await self._channel.writer.drain()
+
+    async def _request(self, kind: str, answer: str, seconds: float) -> Message:
         try:
             async with asyncio.timeout(seconds):
-                # The newline ends half a line that a former conversation may have left in the guest.
-                self._channel.writer.write((b"\n" if self._first else b"") + protocol.encode(kind, payload))
-                await self._channel.writer.drain()
+                await self._send(kind)
                 while True:
                     message = await self._receive()
                     if message.type == protocol.ACK and not _answers(message, kind):
@@ -96,9 +121,7 @@ class Control:
                     if message.type == answer:
                         return message
         except TimeoutError:
-            raise GuestError(f"no answer to {kind} within {seconds:g} s") from None
-        except ConnectionError as error:
-            raise GuestError(f"the guest is gone: {error}") from error
+            raise NoAnswerError(f"no answer to {kind} within {seconds:g} s") from None
         except ProtocolError as error:
             raise _not_the_protocol(error) from error
 
@@ -124,7 +147,10 @@ class Control:
 
     async def _line(self) -> bytes | None:
         while not self._pending:
-            data = await self._channel.reader.read(_CHUNK)
+            try:
+                data = await self._channel.reader.read(_CHUNK)
+            except ConnectionError:
+                data = b""
             if not data:
                 raise GuestError("the guest closed the control channel")
             self._pending.extend(self._lines.feed(data))

@@ -202,3 +202,22 @@ def test_a_guest_that_declines_to_shut_down_is_quoted() -> None:
 def test_an_ack_of_something_else_is_not_an_agreement() -> None:
     with pytest.raises(GuestError, match="no answer to shutdown"):
         talk(saying(protocol.ack("mount")), lambda control: control.shutdown(0.1))
+
+
+def test_a_ping_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stereo.vm.control._FIRST_PATIENCE", 0.05)
+
+    async def forgetful(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(protocol.encode("ping"))
+        await reader.readuntil(protocol.encode("ping"))
+        writer.write(protocol.pong())
+
+    talk(forgetful, lambda control: control.ping(5))
+
+
+def test_a_guest_that_was_ready_before_we_came_is_found_ready_by_asking() -> None:
+    async def quiet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(protocol.encode("get_health"))
+        writer.write(protocol.health("ready", 5, boot={"ready": 3.0}))
+
+    assert talk(quiet, ready).boot == {"ready": 3.0}

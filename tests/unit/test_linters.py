@@ -45,6 +45,10 @@ def text_of(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "replace")
 
 
+def first_line(path: Path) -> bytes:
+    return path.read_bytes()[:80].partition(b"\n")[0]
+
+
 def shell_scripts() -> list[Path]:
     return [path for path in tracked() if re.match(r"#!.*\b(ba|da)?sh\b", text_of(path)[:80].partition("\n")[0])]
 
@@ -70,6 +74,17 @@ def test_types_fit() -> None:
 
 def test_types_of_the_launcher_fit() -> None:
     check("mypy", "stereo")
+
+
+def test_scripts_of_mkosi_are_held_to_the_same_rules(tmp_path: Path) -> None:
+    scripts = [path for path in tracked() if path.parts[len(ROOT.parts)] == "mkosi" and b"python3" in first_line(path)]
+    assert scripts
+    for number, script in enumerate(scripts):  # the names that mkosi asks for have no suffix
+        copy = tmp_path / f"script{number}.py"
+        copy.write_bytes(script.read_bytes())
+        check("ruff", "check", "--config", "pyproject.toml", str(copy))
+        check("ruff", "format", "--check", "--config", "pyproject.toml", str(copy))
+        check("mypy", "--strict", str(copy))
 
 
 def test_shell_scripts_parse() -> None:

@@ -186,7 +186,6 @@ def _furnish(root: _Root, arch: Architecture, sources: Sources) -> None:
         ("APT::Architecture", arch.debian),
         ("APT::Architectures::", arch.debian),
         ("APT::Install-Recommends", "false"),
-        ("APT::Install-Suggests", "false"),
         ("APT::Immediate-Configure", "false"),
         ("pkgCacheGen::ForceEssential", ","),  # else apt counts itself as essential; mkosi says the same
         ("APT::Sandbox::User", "root"),  # the root is ours alone; _apt could not enter it

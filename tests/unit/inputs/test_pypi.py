@@ -113,6 +113,18 @@ def test_a_wheel_that_has_changed_or_gone_is_named(index: Path, store: Store, tm
     assert not any(empty.has(one.sha256) for one in locked)
 
 
+def test_pips_word_alone_is_not_trusted(
+    index: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = wheel(index, "tool")
+    locked = pypi.resolve(["tool"], Architecture.X86_64, store=store, report=Silent())
+    monkeypatch.setattr(pypi, "_pip", lambda _words, _arch, folder: (folder / made.name).write_bytes(b"other"))
+    empty = Store(tmp_path / "empty")
+    failures = pypi.fetch(locked, Architecture.X86_64, store=empty, report=Silent())
+    assert failures == {"tool 1.0 (wheel)": "pip brought another file than the lock names"}
+    assert not empty.has(locked[0].sha256)
+
+
 def test_a_wheel_that_is_none_is_an_error_not_a_crash(tmp_path: Path) -> None:
     broken = tmp_path / "tool-1.0-py3-none-any.whl"
     broken.write_bytes(b"no zip")

@@ -22,11 +22,15 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk image, never written to: writes go to a throw-away overlay of `size` bytes (default: as large)."""
+    """A disk image, never written to: writes go to an overlay of `size` bytes (default: as large).
+
+    The overlay is thrown away, or it is the file `changes`: made by the first machine, taken up by the next.
+    """
 
     path: Path
     format: DiskFormat
     size: int | None = None
+    changes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class MachineSpec:
     cpus: int = 2
     memory: int = 1024
     network: bool = False  # a NIC behind the hypervisor's own NAT
+    ssh_port: int | None = None  # of this host's loopback; leads to the guest's port 22, and needs `network`
 
 
 @dataclass(frozen=True)

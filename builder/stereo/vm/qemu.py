@@ -110,7 +110,9 @@ class QemuBackend:
                 await machine.kill()
 
     async def _launch(self, spec: MachineSpec, folder: Path, stack: AsyncExitStack) -> QemuMachine:
-        self._make_overlay(spec, folder / "overlay.qcow2")
+        overlay = spec.disk.changes or folder / "overlay.qcow2"
+        if not overlay.exists():
+            self._make_overlay(spec, overlay)
         code = variables = None
         if spec.kernel is None:
             firmware = self._programs.need_firmware()
@@ -125,7 +127,7 @@ class QemuBackend:
             qmp=theirs["qmp"].fileno(),
             console=theirs["console"].fileno(),
             control=theirs["control"].fileno(),
-            overlay=folder / "overlay.qcow2",
+            overlay=overlay,
             firmware_code=code,
             firmware_variables=variables,
         )

@@ -106,7 +106,8 @@ def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
         "driver": "qcow2",
         "file": _file(wiring.overlay, writable=True),
         "backing": base,
-        "cache": {"no-flush": True},  # thrown away in the end: nothing has to survive the host's power failure
+        # What is thrown away in the end does not have to survive the host's power failure.
+        "cache": {"no-flush": spec.disk.changes is None},
         "discard": "unmap",
     }
     # With a kernel given, that is what boots first; QEMU refuses a second one of the same rank.
@@ -117,7 +118,9 @@ def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
 def _network(spec: MachineSpec) -> list[str]:
     if not spec.network:
         return []
-    return ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    # Loopback only: on any other address the guest's ssh would be open to the host's neighbours.
+    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
+    return ["-netdev", f"user,id=net0{forward}", "-device", "virtio-net-pci,netdev=net0,romfile="]
 
 
 def _channel(name: str, descriptor: int) -> list[str]:

@@ -47,6 +47,18 @@ def test_a_boot_to_ready_tells_its_phases_and_leaves_nothing(
     assert leftovers(tmp_path) == []
 
 
+def test_changes_that_have_a_place_of_their_own_stay_there_for_the_next_machine(
+    fake_programs: MakePrograms, spec: MachineSpec, tmp_path: Path
+) -> None:
+    kept = tmp_path / "changes.qcow2"
+    lasting = replace(spec, disk=replace(spec.disk, changes=kept))
+    boot(backend(fake_programs("shuts down"), tmp_path), lasting, Silent(), timeout=20)
+    kept.write_text(f"{kept.read_text()} and what the guest wrote")
+    boot(backend(fake_programs("shuts down"), tmp_path), lasting, Silent(), timeout=20)
+    assert kept.read_text() == "overlay and what the guest wrote"
+    assert leftovers(tmp_path) == []
+
+
 def test_a_boot_may_wait_for_a_text_on_the_console(
     fake_programs: MakePrograms, spec: MachineSpec, tmp_path: Path
 ) -> None:

@@ -89,6 +89,18 @@ def test_there_is_no_network_unless_asked_for() -> None:
     assert "virtio-net-pci,netdev=net0,romfile=" in golden(replace(RAW, network=True), WIRING)
 
 
+def test_a_forwarded_port_is_open_on_loopback_alone() -> None:
+    arguments = golden(replace(RAW, network=True, ssh_port=2222), WIRING)
+    assert values(arguments, "-netdev") == ["user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22"]
+    assert not any("2222" in word for word in golden(replace(RAW, ssh_port=2222), WIRING))
+
+
+def test_changes_that_stay_are_flushed_when_the_guest_asks_for_it() -> None:
+    spec = replace(RAW, disk=replace(RAW.disk, changes=Path("/kept/overlay.qcow2")))
+    overlay = json.loads(values(golden(spec, UEFI), "-blockdev")[-1])
+    assert overlay["cache"] == {"no-flush": False}
+
+
 def test_a_path_cannot_smuggle_in_options() -> None:
     spec = MachineSpec(Disk(Path('/dist/a,read-only=off,"x.img'), "raw"))
     disk = json.loads(values(golden(spec, UEFI), "-blockdev")[-1])

@@ -46,7 +46,7 @@ class Described:
 
 
 def describe(disk: Path, arch: Architecture) -> Described:
-    """Read partition table, ESP and UKI of a disk that we built. Raises StereoError if it is not laid out as ours are."""
+    """Read partition table, ESP and UKI of a disk of ours. Raises StereoError if it is not laid out as they are."""
     with OpenFile(disk) as source:
         region = source.region
         table = read_gpt(region)

@@ -1,4 +1,9 @@
-"""One run of mkosi on one rendered stage."""
+"""One run of mkosi on one rendered stage.
+
+mkosi sees its files at the same place on every machine: in the sandbox the workspace lies over a folder that every
+system has. So no path of ours can get into an image, and none breaks the shell scripts that apt is given for hooks,
+as one with a space would.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +19,24 @@ from stereo.process import CommandFailed, closed_environment, run
 
 log = logging.getLogger(__name__)
 
+# mount(8): the tools into the workspace, and the workspace to where it is seen.
+_PLACES = 'mount --bind "$1" "$2/tools"; mount --rbind "$2" "$3"; shift 3; exec "$@"'
+_MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/home")
 _SUFFIX_OF_A_STEP = re.compile(r"^‣\s+")
 
 
 def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
-    """Build the stage in `stage` (a folder with mkosi.conf) with the mkosi of the tools tree; its outputs appear there.
+    """Build `stage` (a folder of `work` with mkosi.conf) with the mkosi of the tools tree; its outputs appear there.
 
     Raises StereoError with the end of mkosi's own words; the whole log is `work`/NAME.log while the build runs.
     """
-    for folder in ("workspace", "cache"):
+    for folder in ("workspace", "cache", "tools"):
         (work / folder).mkdir(exist_ok=True)
+    here = _mount_point(work, tools)
     environment = closed_environment(
         {
-            "HOME": str(work),
-            "PYTHONPATH": str(tools / "usr/lib/python3/dist-packages"),
+            "HOME": str(here),
+            "PYTHONPATH": str(here / "tools/usr/lib/python3/dist-packages"),
             "PYTHONDONTWRITEBYTECODE": "1",
             # Nothing to colour, nobody to ask.
             "TERM": "dumb",
@@ -35,12 +44,14 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
         path=os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")),
     )
     options = [
-        f"--directory={stage}",
-        f"--tools-tree={tools}",
-        f"--workspace-directory={work / 'workspace'}",
-        f"--package-cache-dir={work / 'cache'}",
+        f"--directory={here / stage.relative_to(work)}",
+        f"--tools-tree={here / 'tools'}",
+        f"--workspace-directory={here / 'workspace'}",
+        f"--package-cache-dir={here / 'cache'}",
         "--force",
     ]
+    mkosi = [sys.executable, "-m", "mkosi", *options, "build"]
+    command = enclosed(["sh", "-euc", _PLACES, "sh", tools, work, here, *mkosi])
     with (work / f"{stage.name}.log").open("w") as kept:
 
         def keep(line: str) -> None:
@@ -48,7 +59,7 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
             log.debug("mkosi: %s", line)
 
         try:
-            run(enclosed([sys.executable, "-m", "mkosi", *options, "build"]), env=environment, on_line=keep)
+            run(command, env=environment, cwd=Path("/"), on_line=keep)
         except CommandFailed as error:
             lines = [line for line in error.output.splitlines() if line.strip()]
             # mkosi ends with the failed command line, which says less than the lines before it.
@@ -59,3 +70,16 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
                 where=f"stage {stage.name}",
                 hint="run again with --verbose to see all of mkosi's output",
             ) from error
+
+
+def _mount_point(*needed: Path) -> Path:
+    """A folder of every system under which nothing lies that mkosi needs: `needed`, or our Python."""
+    places = [*needed, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable)]
+    kept = [one for place in places for one in (place.absolute(), place.resolve())]
+    for name in _MOUNT_POINTS:
+        if Path(name).is_dir() and not any(one.is_relative_to(name) for one in kept):
+            return Path(name)
+    raise StereoError(
+        f"there is no folder to show mkosi its workspace in: tried {', '.join(_MOUNT_POINTS)}",
+        hint="make an empty folder /mnt, or choose another place for the cache with STEREO_CACHE",
+    )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -18,11 +18,21 @@ _OF_THE_CALLER = ("STEREO_VERSION", "SOURCE_DATE_EPOCH", "PYTHONPATH")
 
 
 class Stereo:
-    """The command line of a checkout. What it says on stderr goes to `tell` while it runs."""
+    """The command line of a checkout. What it says on stderr goes to `tell` while it runs.
 
-    def __init__(self, tell: Callable[[str], None], checkout: Path | None = None) -> None:
-        self._tell = tell
+    `program` is how it is started if not by the interpreter of the test suite: the launcher, as another user.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        checkout: Path | None = None,
+        *,
+        program: Sequence[str] | None = None,
+    ) -> None:
+        self.tell = tell
         self._checkout = checkout or Checkout.containing_this_package().root
+        self._program = program or [sys.executable, "-P", "-s", "-m", "stereo"]
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Where the command finds its own code, and for the rest what the test suite runs in, and `extra`."""
@@ -31,7 +41,7 @@ class Stereo:
 
     def argv(self, *words: str | Path) -> list[str]:
         """The whole command, for a test that starts it in a way of its own."""
-        return [sys.executable, "-P", "-s", "-m", "stereo", *map(str, words)]
+        return [*self._program, *map(str, words)]
 
     def __call__(
         self,
@@ -40,6 +50,7 @@ class Stereo:
         env: Mapping[str, str] | None = None,
         timeout: float = 1800,
         status: int | None = 0,
+        umask: int = -1,
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb in the folder `cwd`, for at most `timeout` seconds; fail unless it ends with `status`."""
         argv, said = self.argv(*words), list[str]()
@@ -53,6 +64,7 @@ class Stereo:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                umask=umask,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
@@ -61,7 +73,7 @@ class Stereo:
                 assert child.stderr
                 for line in child.stderr:
                     said.append(line)
-                    self._tell(line.rstrip("\n"))
+                    self.tell(line.rstrip("\n"))
 
             listener = Thread(target=listen, daemon=True)
             listener.start()

@@ -9,7 +9,7 @@ import click
 from stereo.cli.output import Output, safe, speaking
 from stereo.paths import Cache
 
-_MARKS = {"ok": "ok      ", "limited": "limited ", "missing": "MISSING "}
+_MARKS = {"ok": "ok      ", "warn": "limited ", "missing": "MISSING "}
 
 
 @click.command(
@@ -25,15 +25,18 @@ Exit status: 0 all that a build and a boot need is there, 1 something is missing
 @speaking(as_json=True)
 def doctor(out: Output, refresh: bool) -> int:
     """Say what this machine offers and lacks for building and booting, with the fix."""
-    from stereo.cli.checkup import Standing, checks
+    from stereo.cli.machines import need_programs
+    from stereo.doctor import Status, run_checks
 
-    found = list(checks(Cache.from_environment(), out.report, refresh=refresh))
-    width = max(len(check.what) for check in found)
+    cache = Cache.from_environment()
+    # Accelerators are tried by booting something: where there is no QEMU, the locked one is fetched for it.
+    found = run_checks(cache, out.report, lambda: need_programs(cache, out.report), refresh=refresh)
+    width = max(len(check.name) for check in found)
     lines = []
     for check in found:
-        lines.append(f"{_MARKS[check.standing]}{check.what:<{width}}  {safe(check.detail)}")
-        if check.fix and check.standing is not Standing.OK:
+        lines.append(f"{_MARKS[check.status]}{check.name:<{width}}  {safe(check.detail)}")
+        if check.fix and check.status is not Status.OK:
             lines.append(f"{'':<8}{'':<{width}}  -> {safe(check.fix)}")
-    missing = any(check.standing is Standing.MISSING for check in found)
+    missing = any(check.status is Status.MISSING for check in found)
     out.result({"ok": not missing, "checks": [asdict(check) for check in found]}, "\n".join(lines))
     return int(missing)

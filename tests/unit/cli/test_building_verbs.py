@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from stereo import doctor as doctor_module
 from stereo.assemble import dist as dist_module
 from stereo.check import diff as diff_module
 from stereo.check.differences import Difference, Level
 from stereo.cli import build as build_module
-from stereo.cli import checkup, machines, plans, rebuild
+from stereo.cli import machines, plans, rebuild
 from stereo.cli.app import run
-from stereo.cli.checkup import Check, Standing
 from stereo.cli.sweep import heaps, running_build, size_of
+from stereo.doctor import Check, Status
 from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
@@ -258,29 +259,22 @@ def test_clean_as_json_cannot_ask(cache: Cache) -> None:
     assert run(["clean", "--json"]) == 2
 
 
-@pytest.mark.parametrize(("standing", "status"), [(Standing.OK, 0), (Standing.LIMITED, 0), (Standing.MISSING, 1)])
+@pytest.mark.parametrize(("status", "code"), [(Status.OK, 0), (Status.WARN, 0), (Status.MISSING, 1)])
 def test_doctor_fails_only_for_what_is_needed(
-    standing: Standing, status: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    status: Status, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(checkup, "checks", lambda *_, **__: iter([Check("thing", standing, "so it is", "mend it")]))
-    assert run(["doctor"]) == status
+    monkeypatch.setattr(doctor_module, "run_checks", lambda *_, **__: [Check("thing", status, "so it is", "mend it")])
+    assert run(["doctor"]) == code
     shown = capsys.readouterr().out
     assert "so it is" in shown
-    assert ("mend it" in shown) == (standing is not Standing.OK)
-
-
-def test_doctor_counts_subordinate_ids(tmp_path: Path) -> None:
-    file = tmp_path / "subuid"
-    file.write_text("me:100000:65536\nother:1:99999\n1000:5:10\nbroken\nme:1\nme:x:y\n")
-    assert checkup._ids(file, {"me", "1000"}) == 65546
-    assert checkup._ids(tmp_path / "absent", {"me"}) == 0
+    assert ("mend it" in shown) == (status is not Status.OK)
 
 
 def test_doctor_answers_on_this_machine(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "_accelerators", lambda *_, **__: iter(()))
+    monkeypatch.setattr(doctor_module, "_machines", lambda *_, **__: iter(()))
     assert run(["doctor", "--json"]) in (0, 1)
-    names = {check["what"] for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert {"Python", "namespaces", "subordinate ids", "Debian main archive", "disk space here"} <= names
+    names = {check["name"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert {"Python", "namespaces", "subordinate ids", "Debian's main archive", "disk space here"} <= names
 
 
 def test_boot_as_json_needs_something_to_wait_for(tmp_path: Path) -> None:

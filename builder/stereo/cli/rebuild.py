@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,28 +11,12 @@ import click
 
 from stereo.cli.diff import as_data, as_text
 from stereo.cli.options import dev_key, dist_argument, locks_option, mirror_option
-from stereo.cli.output import Output, safe, speaking
-from stereo.errors import StereoError
+from stereo.cli.output import Output, speaking
 from stereo.paths import Cache, Checkout
 
 if TYPE_CHECKING:
     from stereo.model.manifest import Manifest
     from stereo.plan.plan import Plan
-
-
-@dataclass(frozen=True)
-class _EmptyCache(Cache):
-    """A cache that knows downloads and tools, but nothing that was built: a rebuild that copies proves nothing."""
-
-    shared: Cache
-
-    @property
-    def store(self) -> Path:
-        return self.shared.store
-
-    @property
-    def tools(self) -> Path:
-        return self.shared.tools
 
 
 @click.command(
@@ -63,6 +47,7 @@ def rebuild(
     from stereo.build.stages import Builder
     from stereo.build.workspace import workspace
     from stereo.check.diff import diff
+    from stereo.check.rebuild import EmptyCache
     from stereo.cli.produce import produce
     from stereo.inputs.sources import Overrides, Sources
     from stereo.inputs.store import Store
@@ -72,7 +57,7 @@ def rebuild(
     cache = Cache.from_environment()
     with workspace(cache, f"rebuild-{plan.key[:16]}", out.report) as scratch:
         builder = Builder(
-            cache=_EmptyCache(scratch / "cache", cache),
+            cache=EmptyCache(scratch / "cache", cache),
             store=Store(cache.store),
             sources=Sources() if offline else Sources.from_host(Overrides(mirror=mirror)),
             report=out.report,
@@ -90,37 +75,21 @@ def rebuild(
 
 def _plan(manifest: Manifest, locks: Path | None) -> Plan:
     """The plan that the manifest records. Raises StereoError when this checkout makes another one."""
+    from stereo.check.rebuild import refuse_other_locks, refuse_other_plan
     from stereo.cli.plans import plan_for
     from stereo.cli.version import revision_of
+    from stereo.inputs.lockfiles import LockFolder
     from stereo.model.architecture import Architecture
     from stereo.model.mixtape import load_mixtape
 
-    checkout = Checkout.containing_this_package()
+    checkout, arch = Checkout.containing_this_package(), Architecture.from_system(manifest.arch)
     mixtape = load_mixtape(manifest.name, checkout.mixtapes, dev_key=dev_key())
-    plan = plan_for(
-        mixtape,
-        Architecture.from_system(manifest.arch),
-        version=manifest.version,
-        epoch=manifest.build.epoch,
-        level=manifest.build.level,
-        locks=locks,
-    )
-    if plan.key == manifest.build.plan_key:
-        return plan
+    folder = LockFolder(locks or checkout.manifests)
+    here = Architecture(platform.machine())
+    refuse_other_locks(manifest, folder.read(mixtape.name, arch), folder.read("tools", here))
     recorded = manifest.build
-    reasons = [
-        f"{what} is another"
-        for what, here, there in (
-            ("the lock", plan.lock.digest, recorded.lock_sha256),
-            ("the lock of the tools", plan.tools_lock.digest, recorded.tools_lock_sha256),
-        )
-        if here != there
-    ]
-    revision = str(revision_of(checkout.root) or "unknown")
-    if revision != recorded.source_revision:
-        reasons.append(f"the source is {revision}, not {safe(recorded.source_revision)}")
-    raise StereoError(
-        "cannot be built again from here: " + ("; ".join(reasons) or "files or mixtape differ"),
-        where=f"{manifest.name} {manifest.version}",
-        hint=f"git checkout {safe(recorded.source_revision).removesuffix('-dirty')}",
+    plan = plan_for(
+        mixtape, arch, version=manifest.version, epoch=recorded.epoch, level=recorded.level, locks=folder.root
     )
+    refuse_other_plan(manifest, plan, str(revision_of(checkout.root) or "unknown"))
+    return plan

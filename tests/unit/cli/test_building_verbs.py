@@ -1,4 +1,4 @@
-"""build, rebuild, diff, render, clean, doctor, boot: what they ask of the working parts, and what they answer."""
+"""build, diff, render, clean, doctor, boot: what they ask of the working parts, and what they answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from stereo.assemble import dist as dist_module
 from stereo.check import diff as diff_module
 from stereo.check.differences import Difference, Level
 from stereo.cli import build as build_module
-from stereo.cli import machines, plans, rebuild
+from stereo.cli import machines, plans
 from stereo.cli.app import run
 from stereo.cli.sweep import heaps, running_build, size_of
 from stereo.doctor import Check, Status
 from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
-from stereo.model.mixtape import load_mixtape
 from stereo.paths import Cache, Checkout
 from stereo.report import Silent
 from stereo.vm.programs import Firmware, Programs
@@ -159,36 +158,6 @@ def test_diff_as_json_names_the_level(monkeypatch: pytest.MonkeyPatch, capsys: C
     assert run(["diff", "a", "b", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
     assert (data["identical"], data["differences"][0]["level"]) == (False, "partition")
-
-
-def recorded(**build: Any) -> Any:
-    facts = {"plan_key": "0" * 64, "lock_sha256": "1" * 64, "tools_lock_sha256": "2" * 64, "source_revision": "a" * 40}
-    rows = SimpleNamespace(**{**facts, "epoch": 1_767_225_600, "level": 19, **build})
-    return SimpleNamespace(name="base", version="2026.01.31.0", arch="x86_64-linux", build=rows)
-
-
-def test_rebuild_refuses_another_source_and_says_which_is_needed() -> None:
-    with pytest.raises(Exception, match="cannot be built again") as caught:
-        rebuild._plan(recorded(), None)
-    assert "the lock is another" in str(caught.value)
-    assert "git checkout " + "a" * 40 in str(caught.value)
-
-
-def test_rebuild_takes_version_time_and_level_from_the_manifest() -> None:
-    key = "0" * 64
-    with pytest.raises(Exception, match="cannot"):
-        rebuild._plan(recorded(plan_key=key), None)
-    mixtape = load_mixtape("base", CHECKOUT.mixtapes, dev_key=None)
-    same = {"version": "2026.01.31.0", "epoch": 1_767_225_600, "level": 19, "locks": None}
-    key = plans.plan_for(mixtape, mixtape.architectures[0], **same).key  # type: ignore[arg-type]
-    assert rebuild._plan(recorded(plan_key=key), None).key == key
-
-
-def test_rebuild_uses_downloads_and_tools_but_nothing_built(tmp_path: Path) -> None:
-    shared = Cache(tmp_path / "shared")
-    fresh = rebuild._EmptyCache(tmp_path / "fresh", shared)
-    assert (fresh.store, fresh.tools) == (shared.store, shared.tools)
-    assert {fresh.images, fresh.trees, fresh.frames}.isdisjoint({shared.images, shared.trees, shared.frames})
 
 
 @pytest.fixture

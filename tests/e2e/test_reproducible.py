@@ -20,11 +20,11 @@ from stereo.paths import Cache
 pytestmark = pytest.mark.build
 
 
-def same_wishes(dist: Path, locks: Path) -> list[str]:
+def same_wishes(dist: Path, locks: Path) -> list[str | Path]:
     """The words that ask for the dist once more."""
     manifest = read_manifest(dist)
     version = ["--version", manifest.version] if is_release(manifest.version) else []
-    return ["build", manifest.name, *version, "--level", str(manifest.build.level), "--locks", str(locks)]
+    return ["build", manifest.name, *version, "--level", str(manifest.build.level), "--locks", locks]
 
 
 def npm_registry() -> dict[str, str]:

@@ -16,7 +16,6 @@ import click
 from stereo.cli.measure import duration
 from stereo.cli.options import dist_argument
 from stereo.cli.output import Output, speaking
-from stereo.errors import UsageError
 from stereo.paths import Cache
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _LEAVE = b"\x1d"  # Ctrl-], as in telnet(1)
 Examples:
   stereo boot result --until ready               boot, wait for the guest daemon, shut down, show the phases
   stereo boot result --with kernel --until ready the same without firmware
-  stereo boot result                             stay on the console until the machine is switched off
+  stereo boot result                             on a terminal: stay on the console until the machine ends
 
 The files of the dist are never written to: the machine gets a throw-away layer over its disk. The
 accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another.""",
@@ -45,7 +44,11 @@ accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses ano
     show_default=True,
     help="What to boot: a disk by UEFI, or the kernel directly.",
 )
-@click.option("--until", metavar="TEXT", help='"ready", or a text that the console shows: then shut down.')
+@click.option(
+    "--until",
+    metavar="TEXT",
+    help='"ready", or a text that the console shows: then shut down. Default: ready where nobody types.',
+)
 @click.option(
     "--timeout", type=click.FloatRange(1), default=300, show_default=True, metavar="S", help="Seconds to wait."
 )
@@ -72,8 +75,8 @@ def boot(
     from stereo.vm.boot import boot as boot_until
     from stereo.vm.qemu import QemuBackend
 
-    if out.json and until is None:
-        raise UsageError("--json needs something to wait for", where="--json", hint="add: --until ready")
+    if until is None and (out.json or not sys.stdin.isatty()):
+        until = "ready"  # nobody is there to end the machine
     cache = Cache.from_environment()
     programs = need_programs(cache, out.report)
     accelerator = choose(programs, cache.probe, out.report)

@@ -24,7 +24,11 @@ from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.paths import Cache, Checkout
 from stereo.report import Silent
+from stereo.vm import accel as accel_module
+from stereo.vm import boot as boot_module
+from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Firmware, Programs
+from stereo.vm.timeline import Phase, Timeline
 
 Capture = pytest.CaptureFixture[str]
 CHECKOUT = Checkout.containing_this_package()
@@ -246,8 +250,21 @@ def test_doctor_answers_on_this_machine(capsys: Capture, monkeypatch: pytest.Mon
     assert {"Python", "namespaces", "subordinate ids", "Debian's main archive", "disk space here"} <= names
 
 
-def test_boot_as_json_needs_something_to_wait_for(tmp_path: Path) -> None:
-    assert run(["boot", str(tmp_path), "--json"]) == 2
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_boot_waits_for_ready_where_nobody_types(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def booted(*_: object, until: str, **__: object) -> Timeline:
+        asked.append(until)
+        return Timeline((Phase("ready", 1.0),), 1.0)
+
+    monkeypatch.setattr(machines, "need_programs", lambda *_: _programs("here", firmware=True))
+    monkeypatch.setattr(accel_module, "choose", lambda *_: Accelerator.TCG)
+    monkeypatch.setattr(boot_module.BootFiles, "in_folder", lambda _: None)
+    monkeypatch.setattr(boot_module, "make_spec", lambda *_, **__: None)
+    monkeypatch.setattr(boot_module, "boot", booted)
+    assert run(["boot", ".", *words]) == 0
+    assert asked == ["ready"]
 
 
 @pytest.mark.parametrize("words", [["--with", "iso"], ["--timeout", "0"], ["--cpus", "0"], ["--memory", "1"]])

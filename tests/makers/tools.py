@@ -39,10 +39,11 @@ class Tool:
 
 def find_tool(name: str, tree: Path) -> Tool | None:
     """The tool of that name, None if the tree has none."""
-    loader, libraries = _LOADERS[platform.machine()]
+    loader, folder = _LOADERS[platform.machine()]
+    libraries = f"{tree / folder}:{tree / folder / 'systemd'}"  # systemd's programs share a library of their own
     for folder in ("usr/bin", "usr/sbin"):
         program = tree / folder / name
         if program.exists():
-            start = [str(tree / loader), "--argv0", name, "--library-path", str(tree / libraries), str(program)]
+            start = [str(tree / loader), "--argv0", name, "--library-path", libraries, str(program)]
             return Tool(start, tree)
     return None

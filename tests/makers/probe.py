@@ -1,0 +1,93 @@
+"""Looks inside a machine that has no way in: an initrd that adds a unit to the tmpfs over its root, and nothing else.
+
+The image stays what it is: its disk is verified as ever, and the initrd is its own but for one inserted step.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from makers.disk import make_cpio
+from makers.node import file
+from stereo.artifacts.cpio import Cpio
+from stereo.artifacts.region import OpenFile
+from stereo.artifacts.tree import find
+from stereo.report import Silent
+from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
+from stereo.vm.machine import Accelerator, MachineSpec
+from stereo.vm.qemu import QemuBackend
+
+PROGRAM = Path(__file__).parents[1] / "e2e" / "guestprobe.py"
+BEGINS, ENDS = "probe-begins", "probe-ends"
+_HAND_OVER = "exec switch_root "
+_UNITS = "/root/etc/systemd/system"
+_STEP = f"""\
+cat /probe.py >/root/etc/probe.py
+cat /probe.service >{_UNITS}/probe.service
+mkdir -p {_UNITS}/multi-user.target.d
+cat /probe.conf >{_UNITS}/multi-user.target.d/probe.conf
+"""
+_UNIT = """\
+[Unit]
+DefaultDependencies=no
+After=basic.target stereosd.service
+
+[Service]
+ExecStart=/usr/bin/python3 -B /etc/probe.py
+"""
+
+
+def probing_initrd(initrd: Path, target: Path) -> None:
+    """Write `initrd` to `target` with the probe: what comes later in an initrd replaces what came before."""
+    with OpenFile(initrd) as opened, Cpio(opened.region) as archive:
+        entry = find(archive, "/init")
+        assert entry
+        script = archive.content(entry).read(0, entry.size).decode()
+    assert script.count(_HAND_OVER) == 1
+    added = make_cpio(
+        {
+            "/init": file(script.replace(_HAND_OVER, _STEP + _HAND_OVER).encode(), 0o755),
+            "/probe.py": file(PROGRAM.read_bytes()),
+            "/probe.service": file(_UNIT.encode()),
+            "/probe.conf": file(b"[Unit]\nWants=probe.service\n"),
+        }
+    )
+    data = initrd.read_bytes()
+    target.write_bytes(data + bytes(-len(data) % 4) + added)
+
+
+class Prober:
+    """Boots a dist by its kernel with the probe inside."""
+
+    def __init__(
+        self, dist: Path, backend: QemuBackend, accelerator: Accelerator, folder: Path, tell: Callable[[str], None]
+    ) -> None:
+        self._files = BootFiles.in_folder(dist)
+        self.backend = backend
+        self._accelerator, self._tell = accelerator, tell
+        self._initrd = folder / "initrd-with-probe"
+        probing_initrd(self._files.initrd, self._initrd)
+
+    def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
+        """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""
+        spec = make_spec(self._files, Form.KERNEL, self._accelerator, size=MachineSize(disk=room), network=True)
+        assert spec.kernel
+        kernel = replace(spec.kernel, initrd=self._initrd, cmdline=f"{spec.kernel.cmdline} {words}".rstrip())
+        return replace(spec, kernel=kernel, disk=replace(spec.disk, path=disk or spec.disk.path))
+
+    def ask(self, spec: MachineSpec, doing: str, seconds: float = 600) -> dict[str, Any]:
+        """Boot, wait for what the probe says, and shut down."""
+        console = bytearray()
+        self._tell(f"booting: {doing}")
+        boot(self.backend, spec, Silent(), until=ENDS, timeout=seconds, grace=60, sink=console.extend)
+        text = console.decode(errors="replace")
+        said = "".join(text.partition(BEGINS)[2].partition(ENDS)[0].split())
+        document: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(said)))
+        assert "error" not in document, document["error"]
+        return document

@@ -27,6 +27,10 @@ class StereoError(Exception):
         return f"{text} ({self.hint})" if self.hint else text
 
 
+MAKE_ROOM = "make room, for instance with `stereo clean`, and run again: nothing half-done was left"
+"""What to do about a full disk."""
+
+
 class UsageError(StereoError):
     """The request itself is wrong: an unknown name, an impossible option. Exit status 2."""
 

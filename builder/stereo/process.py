@@ -7,6 +7,7 @@ leaves nothing running.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import shlex
@@ -48,6 +49,11 @@ class CommandFailed(StereoError):  # noqa: N818 - reads as what happened
         )
         self.status = status
         self.output = output
+
+    @property
+    def out_of_space(self) -> bool:
+        """Whether the program complained of a full disk, in the words of the C locale that we run all in."""
+        return os.strerror(errno.ENOSPC) in self.output or os.strerror(errno.EDQUOT) in self.output
 
 
 def quote(argv: Sequence[str]) -> str:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from stereo.errors import StereoError
+from stereo.errors import MAKE_ROOM, StereoError
+from stereo.process import CommandFailed
 
 _READ = 1 << 20
 
@@ -59,17 +60,24 @@ def settle_folder(path: Path) -> None:
 
 @contextmanager
 def failures_explained(doing: str, folder: Path) -> Iterator[None]:
-    """Turn an OSError into a StereoError that says what to do. `folder` is where things were written."""
+    """Turn an OSError, or a program's complaint of a full disk, into a StereoError that says what to do.
+
+    `folder` is where things were written.
+    """
     try:
         yield
     except OSError as error:
         where = str(error.filename) if error.filename else str(folder)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make room, for instance with `stereo clean`, and run again: nothing half-done was left"
+            hint = MAKE_ROOM
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "see who may write there"
         else:
             hint = None
         raise StereoError(f"{doing}: {error.strerror or error}", where=where, hint=hint) from error
+    except CommandFailed as error:
+        if not error.out_of_space:
+            raise
+        raise StereoError(f"{doing}: {os.strerror(errno.ENOSPC)}", where=str(folder), hint=MAKE_ROOM) from error
     except EOFError as error:
         raise StereoError(f"{doing}: {error}", where=str(folder), hint="somebody changed it; run again") from error

@@ -7,6 +7,7 @@ as one with a space would.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 from stereo.build.sandbox import enclosed
-from stereo.errors import StereoError
+from stereo.errors import MAKE_ROOM, StereoError
 from stereo.process import CommandFailed, closed_environment, run
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,16 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
             run(command, env=environment, cwd=Path("/"), on_line=keep)
         except CommandFailed as error:
             lines = [line for line in error.output.splitlines() if line.strip()]
+            steps = [_SUFFIX_OF_A_STEP.sub("", line) for line in lines if _SUFFIX_OF_A_STEP.match(line)]
+            what = "mkosi failed" + (f" at “{steps[-1][:200]}”" if steps else "")
+            if error.out_of_space:
+                raise StereoError(
+                    f"{what}: {os.strerror(errno.ENOSPC)}", where=str(work.parent), hint=MAKE_ROOM
+                ) from error
             # mkosi ends with the failed command line, which says less than the lines before it.
             told = [line if len(line) < 500 else line[:500] + "…" for line in lines[-15:]]
-            steps = [_SUFFIX_OF_A_STEP.sub("", line) for line in lines if _SUFFIX_OF_A_STEP.match(line)]
             raise StereoError(
-                "mkosi failed" + (f" at “{steps[-1][:200]}”" if steps else "") + ":\n" + "\n".join(told),
+                f"{what}:\n" + "\n".join(told),
                 where=f"stage {stage.name}",
                 hint="run again with --verbose to see all of mkosi's output",
             ) from error

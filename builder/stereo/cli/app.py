@@ -5,6 +5,7 @@ Exit status: 0 done, 1 failed or different, 2 wrong usage, 130 stopped by Ctrl-C
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from click.shell_completion import shell_complete
 
 from stereo.cli.output import error_text
 from stereo.cli.version import TOOL_VERSION
-from stereo.errors import StereoError, UsageError
+from stereo.errors import MAKE_ROOM, StereoError, UsageError
 
 # Verb -> the module that has it, in the order of a first acquaintance.
 VERBS = {
@@ -123,7 +124,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         where = str(error.filename) if error.filename else None
-        _complain(error_text(StereoError(error.strerror or str(error), where=where), as_json=as_json))
+        hint = MAKE_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        _complain(error_text(StereoError(error.strerror or str(error), where=where, hint=hint), as_json=as_json))
         return FAILED
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 
 from makers.builds import BASE, Room, assert_identical, only_dist
 from makers.command import Stereo
-from makers.processes import Process, alive, descendants, mentioning, mounts_below, settled
+from makers.processes import Process, alive, descendants, end, mentioning, mounts_below, settled
 from makers.users import User
 from stereo.paths import Cache, Checkout
 
@@ -82,8 +81,15 @@ def running(stereo: Stereo, room: Room, *words: str | Path) -> Iterator[Running]
         one.process.wait()
 
 
+def assert_ended(started: list[Process]) -> None:
+    if not settled(lambda: alive(started), seconds=SOON):
+        left = alive(started)
+        end(left)
+        raise AssertionError(f"still running: {left}")
+
+
 def assert_nothing_runs(room: Room, started: list[Process]) -> None:
-    assert settled(lambda: alive(started), seconds=SOON), alive(started)
+    assert_ended(started)
     assert settled(lambda: list(mentioning(room.folder)), seconds=SOON), list(mentioning(room.folder))
     assert mounts_below(room.folder) == []
 
@@ -219,5 +225,5 @@ def test_what_an_ordinary_user_started_in_the_sandbox_dies_with_its_parent(someo
     finally:
         parent.kill()
         parent.wait()
-    assert re.search("unshare", " ".join(one.name for one in started))
-    assert settled(lambda: alive(started), seconds=SOON), alive(started)
+    assert "unshare" in {one.name for one in started}
+    assert_ended(started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -48,6 +49,13 @@ def alive(those: list[Process]) -> list[Process]:
     """Which of `those` still run."""
     now = processes()
     return [one for one in those if one.pid in now and now[one.pid].started == one.started]
+
+
+def end(those: list[Process]) -> None:
+    """Kill what should have ended by itself, so that a test that fails leaves nothing behind either."""
+    for one in alive(those):
+        with suppress(ProcessLookupError):
+            os.kill(one.pid, signal.SIGKILL)
 
 
 def mentioning(path: Path) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
         (UsageError("wrong"), 2),
         (ProblemsError([Problem("f", "k", "m")]), 2),
         (KeyboardInterrupt(), 130),
-        (OSError(28, "No space left on device", "/x"), 1),
+        (OSError(5, "Input/output error", "/x"), 1),
     ],
 )
 def test_each_error_has_its_exit_status_and_one_line(
@@ -121,6 +121,14 @@ def test_an_error_says_what_where_and_what_to_do(
     failing.append(StereoError("is damaged", where="file:3", hint="fetch it again"))
     app.run(["mixtapes"])
     assert capsys.readouterr().err == "stereo: file:3: is damaged\n        hint: fetch it again\n"
+
+
+def test_a_full_disk_comes_with_a_remedy(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    failing.append(OSError(28, "No space left on device", "/x"))
+    assert app.run(["mixtapes"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "stereo: /x: No space left on device"
+    assert said[1].startswith("        hint: make room, for instance with `stereo clean`")
 
 
 def test_problems_are_counted(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:

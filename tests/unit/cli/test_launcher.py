@@ -258,3 +258,8 @@ def test_test_requirements_hold_all_of_the_runtime() -> None:
         return {line.split()[0] for line in lines if "==" in line}
 
     assert pins("runtime") <= pins("test")
+
+
+def test_wheels_are_locked_with_a_pip_of_our_own_since_hosts_and_environments_have_none() -> None:
+    lines = ROOT.joinpath("requirements", "runtime.txt").read_text().splitlines()
+    assert any(line.startswith("pip==") for line in lines)

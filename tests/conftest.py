@@ -6,6 +6,7 @@ Unit tests come first and need no dist; then what only reads one; then what boot
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from stereo.inputs.store import Store
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Lock
 from stereo.paths import Cache, Checkout
+from stereo.process import run
 from stereo.report import Silent
 
 MIXTAPE = "opencode-mixtape"
@@ -149,6 +151,29 @@ def tool(tools_tree: Path) -> Callable[[str], Tool]:
         return found
 
     return get
+
+
+@pytest.fixture(scope="session")
+def dev_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A developer's key, as ssh(1) wants it; `stereos/` beside it is the configuration that names its public half."""
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("no ssh-keygen on PATH: install openssh-client")
+    folder = tmp_path_factory.mktemp("developer")
+    config = folder / "stereos"
+    config.mkdir()
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "developer", "-f", folder / "key"])
+    (config / "ssh-key.pub").write_bytes((folder / "key.pub").read_bytes())
+    return folder / "key"
+
+
+@pytest.fixture(scope="session")
+def dev_dist(stereo: Stereo, locks: Path, dev_key: Path, tell: Tell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dist of base-dev, for the owner of `dev_key`."""
+    folder = tmp_path_factory.mktemp("dev-dist")
+    tell("building base-dev for all tests of the dev profile")
+    words = ("build", "base-dev", "--quick", "--version", VERSION, "--locks", locks, "--output-dir", folder)
+    stereo(*words, cwd=folder, env={"XDG_CONFIG_HOME": str(dev_key.parent)})
+    return folder / "base-dev" / VERSION / platform.machine()
 
 
 @pytest.fixture(scope="session")

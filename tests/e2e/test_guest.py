@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from makers.command import Stereo
+from makers.image import ORIGINAL_SETTINGS
 from makers.probe import Prober
 from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.gpt import Partition, partition_region, read_gpt
@@ -35,17 +36,6 @@ pytestmark = [pytest.mark.boot, pytest.mark.build]
 DISK = 2 << 30
 AGENT_PATH = "/usr/lib/stereos/agent/bin"
 BLOCK = 4096
-# What the original system sets (kernel.* and net.*); its values are the least that ours may have.
-ORIGINAL = {
-    "kernel.yama.ptrace_scope": "2",
-    "kernel.kptr_restrict": "2",
-    "kernel.dmesg_restrict": "1",
-    "kernel.core_pattern": "|/bin/false",
-    "net.ipv4.conf.all.accept_redirects": "0",
-    "net.ipv4.conf.default.accept_redirects": "0",
-    "net.ipv6.conf.all.accept_redirects": "0",
-    "net.ipv4.conf.all.send_redirects": "0",
-}
 STARTS = (
     "su - agent -c",
     "su agent -c",
@@ -271,7 +261,7 @@ def test_the_kernel_settings_are_those_of_the_file(guest: dict[str, Any]) -> Non
     overlay = Checkout.containing_this_package().root / "overlays/hardening/usr/lib/sysctl.d/90-stereos.conf"
     lines = [line for line in overlay.read_text().splitlines() if line and not line.startswith("#")]
     assert guest["sysctl"] == {key: value for key, _, value in (line.partition("=") for line in lines)}
-    assert {key: guest["sysctl"][key] for key in ORIGINAL} == ORIGINAL
+    assert {key: guest["sysctl"][key] for key in ORIGINAL_SETTINGS} == ORIGINAL_SETTINGS
 
 
 @pytest.mark.parametrize(

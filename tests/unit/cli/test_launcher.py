@@ -238,9 +238,9 @@ def test_root_installs_what_the_tests_start(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     launcher["install_test_programs"]()
     (command,) = launcher["ran"]
-    assert command[-1] == "uidmap"
+    assert command[-2:] == ["openssh-client", "uidmap"]
     assert "apt-get" in command
-    assert capsys.readouterr().err == "stereo: installing for the tests: uidmap\n"
+    assert capsys.readouterr().err == "stereo: installing for the tests: openssh-client, uidmap\n"
 
 
 def test_an_ordinary_user_is_told_what_to_install(

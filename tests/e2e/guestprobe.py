@@ -64,11 +64,11 @@ AGENT_TRIES = {
 }
 
 
-def run(argv: list[str], seconds: float = 120) -> dict[str, Any]:
-    """A program's status and what it said."""
+def run(argv: list[str], seconds: float = 120, said: str | None = None) -> dict[str, Any]:
+    """A program's status and what it answered to what is `said` to it."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds, cwd="/"
+            argv, input=said or "", capture_output=True, text=True, errors="replace", timeout=seconds, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"status": -1, "out": "", "err": str(error)}

@@ -11,11 +11,14 @@ import click
 
 from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument
 from stereo.cli.output import Output, speaking
-from stereo.errors import UsageError
+from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
 
 if TYPE_CHECKING:
+    from stereo.inputs.lockfiles import LockFolder
+    from stereo.model.lock import Lock
     from stereo.plan.packages import Request
+    from stereo.report import Report
 
 TOOLS = "tools"
 
@@ -70,7 +73,7 @@ def lock(
     store = Store(Cache.from_environment().store)
     changes: list[Change] = []
     for request in _requests(name, arch):
-        previous = folder.find(request.name, request.arch)
+        previous = _previous(folder, request, out.report)
         made = make_lock(
             request.name,
             request.arch,
@@ -88,6 +91,15 @@ def lock(
         changes.append(Change(str(folder.path(request.name, request.arch)), changed, tuple(lines)))
     out.result([asdict(change) for change in changes], "\n".join(_text(change, only_diff) for change in changes))
     return int(only_diff and any(change.changed for change in changes))
+
+
+def _previous(folder: LockFolder, request: Request, report: Report) -> Lock | None:
+    """The lock as it is now. One that cannot be read is no reason not to make a new one: that is its remedy."""
+    try:
+        return folder.find(request.name, request.arch)
+    except StereoError as error:
+        report.warn(f"The lock that is there cannot be used: {str(error).splitlines()[0]}")
+        return None
 
 
 def _requests(name: str | None, arch: str | None) -> list[Request]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 import tempfile
 from pathlib import Path
 
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.model.lock import MAX_TEXT, Lock, parse_lock, render_lock
+from stereo.paths import Checkout
 
 
 class LockFolder:
@@ -25,23 +28,34 @@ class LockFolder:
         """The lock, or None when there is none. Raises ProblemsError with all that is wrong with it."""
         path = self.path(name, arch)
         try:
-            with path.open("rb") as stream:
+            # Without O_NONBLOCK a FIFO of that name would hang us before fstat(2) can tell what it is.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    raise StereoError("is not a regular file", where=str(path), hint=self._hint(name))
                 data = stream.read(MAX_TEXT + 1)  # a character is at least a byte: the parser refuses what is longer
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StereoError(f"cannot be read: {error.strerror}", where=str(path)) from error
+            raise StereoError(f"cannot be read: {error.strerror}", where=str(path), hint=self._hint(name)) from error
         lock = parse_lock(data.decode("utf-8", "replace"), str(path))
         if (lock.name, lock.arch) != (name, arch):
-            raise StereoError(f"is the lock of {lock.name} for {lock.arch}", where=str(path), hint=_hint(name))
+            raise StereoError(f"is the lock of {lock.name} for {lock.arch}", where=str(path), hint=self._hint(name))
         return lock
 
     def read(self, name: str, arch: Architecture) -> Lock:
         """The lock. Raises StereoError when there is none, ProblemsError with all that is wrong with it."""
         lock = self.find(name, arch)
         if lock is None:
-            raise StereoError(f"{name} is not locked for {arch}", where=str(self.path(name, arch)), hint=_hint(name))
+            raise StereoError(
+                f"{name} is not locked for {arch}", where=str(self.path(name, arch)), hint=self._hint(name)
+            )
         return lock
+
+    def _hint(self, name: str) -> str:
+        folder = (
+            "" if self.root == Checkout.containing_this_package().manifests else shlex.join(["--locks", str(self.root)])
+        )
+        return f"make it: stereo lock {name} {folder}".rstrip()
 
     def write(self, lock: Lock) -> bool:
         """Write a lock, in one rename. Returns whether the file changed."""
@@ -62,7 +76,3 @@ class LockFolder:
         except OSError as error:
             raise StereoError(f"cannot be written: {error.strerror}", where=str(path)) from error
         return True
-
-
-def _hint(name: str) -> str:
-    return f"make it: stereo lock {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from stereo.check import verify as verify_module
 from stereo.check.verify import Finding, Verdict
 from stereo.cli.app import run
+from stereo.errors import StereoError
 from stereo.inputs import lock as lock_module
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.sources import Sources
@@ -168,4 +170,26 @@ def test_a_lock_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_lock_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="stereo lock base"):
+        LockFolder(tmp_path).read("base", Architecture.X86_64)
+
+
+def test_a_lock_that_cannot_be_read_is_made_anew(locking: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "base-x86_64.lock"
+    file.write_text(render_lock(made())[:200])
+    assert run(["lock", "base", "--locks", str(tmp_path)]) == 0
+    assert file.read_text() == render_lock(made())
+    assert "cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_what_is_no_file_is_no_lock_and_does_not_hang_us(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "base-x86_64.lock"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(StereoError, match=f"stereo lock base --locks {tmp_path}"):
         LockFolder(tmp_path).read("base", Architecture.X86_64)

@@ -18,7 +18,6 @@ import pytest
 from makers.builds import Room, only_dist
 from makers.command import Stereo
 from makers.tools import Tool, find_tool
-from makers.users import User, ordinary_user
 from stereo.build import sandbox
 from stereo.build.stages import Builder
 from stereo.cli.plans import plan_of
@@ -183,13 +182,6 @@ def dist(stereo: Stereo, locks: Path, tell: Tell, tmp_path_factory: pytest.TempP
     tell(f"building {MIXTAPE} for all tests that need a dist")
     stereo(*("build", MIXTAPE, "--quick", "--version", VERSION, "--locks", locks, "--output-dir", folder), cwd=folder)
     return folder / MIXTAPE / VERSION / platform.machine()
-
-
-@pytest.fixture(scope="session")
-def someone() -> Iterator[User]:
-    """An ordinary user; see `ordinary_user` for what becomes of it when we are not root."""
-    with ordinary_user("stereo-test") as user:
-        yield user
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from makers.builds import BASE, Room, assert_identical, only_dist
 from makers.command import Stereo
-from makers.processes import Process, alive, descendants, end, mentioning, mounts_below, settled
-from makers.users import User
-from stereo.paths import Cache, Checkout
+from makers.processes import SOON, Process, assert_ended, mentioning, mounts_below, settled
+from makers.running import Running, running
+from stereo.paths import Cache
 
 pytestmark = pytest.mark.build
 
@@ -31,61 +30,10 @@ PHASES = (
     ("Moving the dist into place", 0.1),
 )
 SEED = 20_260_131
-SOON = 1.0
-"""Seconds that the kernel may take to end what a dead process had started."""
 
 
-class Running:
-    """A build that goes on while the test looks at it."""
-
-    def __init__(self, stereo: Stereo, room: Room, *words: str | Path) -> None:
-        self._log = (room.folder / f"log-{time.monotonic_ns()}").open("w+")
-        self.process = subprocess.Popen(
-            stereo.argv(*room.build(*words)),
-            cwd=room.folder,
-            env=stereo.environment(room.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            start_new_session=True,
-        )
-
-    def said(self) -> str:
-        """Its stderr so far."""
-        return Path(self._log.name).read_text()
-
-    def until(self, words: str, *, seconds: float = 900) -> None:
-        """Wait until it says these words; fail if it ends before."""
-        end = time.monotonic() + seconds
-        while words not in self.said():
-            assert self.process.poll() is None, f"ended before “{words}”:\n{self.said()}"
-            assert time.monotonic() < end, f"no “{words}” after {seconds} s:\n{self.said()}"
-            time.sleep(0.01)
-
-    def signal(self, number: int, *, group: bool) -> list[Process]:
-        """Send a signal and wait for the end. Returns what it had started."""
-        started = descendants(self.process.pid)
-        os.killpg(self.process.pid, number) if group else os.kill(self.process.pid, number)
-        self.process.wait(timeout=60)
-        return started
-
-
-@contextmanager
-def running(stereo: Stereo, room: Room, *words: str | Path) -> Iterator[Running]:
-    """A build that does not outlive the test."""
-    one = Running(stereo, room, *words)
-    try:
-        yield one
-    finally:
-        one.process.kill()
-        one.process.wait()
-
-
-def assert_ended(started: list[Process]) -> None:
-    if not settled(lambda: alive(started), seconds=SOON):
-        left = alive(started)
-        end(left)
-        raise AssertionError(f"still running: {left}")
+def building(stereo: Stereo, room: Room) -> AbstractContextManager[Running]:
+    return running(stereo, *room.build("--offline"), cwd=room.folder, env=room.environment)
 
 
 def assert_nothing_runs(room: Room, started: list[Process]) -> None:
@@ -115,7 +63,7 @@ def test_killed_at_random_in_every_phase_it_ends_in_the_same_bytes(
     moments = random.Random(SEED)
     room.lend(cache, "store")
     for number, (phase, longest) in enumerate(PHASES):
-        with running(stereo, room, "--offline") as build:
+        with building(stereo, room) as build:
             build.until(f" {phase}…")
             time.sleep(moments.uniform(0, longest))
             started = build.signal(signal.SIGKILL, group=number % 2 == 1)
@@ -135,7 +83,7 @@ def test_ctrl_c_ends_a_build_at_once_with_one_clean_sentence(
     phase: str, lent: tuple[str, ...], stereo: Stereo, base: Path, cache: Cache, room: Room
 ) -> None:
     room.lend(cache, *lent)
-    with running(stereo, room, "--offline") as build:
+    with building(stereo, room) as build:
         build.until(f" {phase}…")
         time.sleep(0.2)
         began = time.monotonic()
@@ -153,7 +101,7 @@ def test_ctrl_c_ends_a_build_at_once_with_one_clean_sentence(
 
 def test_two_builds_of_one_thing_at_once_both_succeed(stereo: Stereo, base: Path, cache: Cache, room: Room) -> None:
     room.lend(cache, "store", "tools", "trees")
-    with running(stereo, room, "--offline") as one, running(stereo, room, "--offline") as other:
+    with building(stereo, room) as one, building(stereo, room) as other:
         for build in (one, other):
             assert build.process.wait(timeout=1800) == 0, build.said()
     assert sum("Waiting for another build" in build.said() for build in (one, other)) == 1
@@ -204,26 +152,3 @@ def test_a_full_disk_is_one_clear_error_and_with_room_all_is_well(
         resize(small, 4096)
         stereo(*tight.build("--offline"), cwd=room.folder, env=tight.environment)
         assert_identical(base, only_dist(tight.out))
-
-
-def test_what_an_ordinary_user_started_in_the_sandbox_dies_with_its_parent(someone: User) -> None:
-    """As root it is seen above; a user becomes another one inside, at which the kernel could forget about parents."""
-    package = someone.home / "builder"
-    shutil.copytree(Checkout.containing_this_package().root / "builder", package)
-    someone.take(someone.home)
-    program = (
-        "from stereo.build.sandbox import enclosed; from stereo.process import run;"
-        "run(enclosed(['sh', '-c', 'sleep 1000 & sleep 1000; true']))"
-    )
-    parent = subprocess.Popen(
-        [*someone.prefix(), "python3", "-c", program],
-        env={**os.environ, **someone.environment(), "PYTHONPATH": str(package)},
-    )
-    try:
-        assert settled(lambda: sum(one.name == "sleep" for one in descendants(parent.pid)) != 2, seconds=30)
-        started = descendants(parent.pid)
-    finally:
-        parent.kill()
-        parent.wait()
-    assert "unshare" in {one.name for one in started}
-    assert_ended(started)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from makers.builds import assert_identical, copy_checkout, only_dist
+from makers.builds import assert_identical, only_dist
 from makers.command import Stereo
-from makers.users import User
+from makers.stranger import Stranger
 from stereo.assemble.dist import read_manifest
 from stereo.cli.plans import plan_of
 from stereo.model.manifest import is_release
@@ -27,37 +25,12 @@ def same_wishes(dist: Path, locks: Path) -> list[str | Path]:
     return ["build", manifest.name, *version, "--level", str(manifest.build.level), "--locks", locks]
 
 
-def npm_registry() -> dict[str, str]:
-    """npm's registry, which may be configured in the home that the other user does not have."""
-    if not shutil.which("npm"):
-        return {}
-    found = subprocess.run(["npm", "config", "get", "registry"], capture_output=True, text=True, check=True).stdout
-    return {"NPM_CONFIG_REGISTRY": found.strip()}
-
-
-def test_everything_that_could_leak_differs_and_the_bytes_do_not(
-    stereo: Stereo, dist: Path, locks: Path, someone: User
-) -> None:
+def test_everything_that_could_leak_differs_and_the_bytes_do_not(dist: Path, locks: Path, stranger: Stranger) -> None:
     """Another checkout path, TZ, LC_ALL, umask, HOME, host name, number of cores, user, time, and an empty cache."""
-    checkout = copy_checkout(someone.home / "their own checkout" / "of stereOS")
-    elsewhere = shutil.copytree(locks, someone.home / "locks")
-    out = someone.home / "out put"
-    out.mkdir()
-    someone.take(someone.home)
-    one_core = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
-    launcher = [*someone.prefix(hostname="somewhere-else"), *one_core, str(checkout / "stereo")]
-    theirs = Stereo(stereo.tell, checkout, program=launcher)
-    environment = {
-        **npm_registry(),
-        **someone.environment(),
-        "STEREO_CACHE": str(someone.home / "an empty cache"),
-        "TZ": "Pacific/Chatham",
-        "LC_ALL": "tr_TR.UTF-8",
-        "LANGUAGE": "tr",
-        "PYTHONHASHSEED": "4711",
-    }
-    words = [*same_wishes(dist, elsewhere), "--jobs", "1", "--output-dir", out]
-    theirs(*words, cwd=out, env=environment, umask=0o077)
+    assert not stranger.cache.store.exists()
+    out = stranger.folder("out put")
+    words = [*same_wishes(dist, stranger.copy(locks)), "--jobs", "1", "--output-dir", out]
+    stranger.stereo(*words, cwd=out, env=stranger.environment, umask=stranger.umask)
     assert_identical(dist, only_dist(out))
 
 

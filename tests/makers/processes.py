@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+SOON = 1.0
+"""Seconds that the kernel may take to end what a dead process had started."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -83,3 +86,14 @@ def settled(what: Callable[[], object], *, seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def assert_ended(started: list[Process]) -> None:
+    """Fail if one of `started` still runs. It is killed then: a test that fails leaves nothing behind either."""
+    if settled(lambda: alive(started), seconds=SOON):
+        return
+    left = alive(started)
+    for one in left:
+        with suppress(ProcessLookupError):
+            os.kill(one.pid, signal.SIGKILL)
+    raise AssertionError(f"still running: {left}")

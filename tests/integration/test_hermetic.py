@@ -41,7 +41,6 @@ def attempt(family, address, kind=socket.SOCK_STREAM):
         with socket.socket(family, kind) as one:
             one.settimeout(5)
             one.connect(address)
-            one.send(b"x")
         return "connected"
     except OSError as error:
         return type(error).__name__ + ": " + str(error)

@@ -62,6 +62,8 @@ def ordinary_user(name: str) -> Iterator[User]:
         return
     subids = [f"{_FIRST}-{_FIRST + _COUNT - 1}"]
     _remove(name)  # of a run that was killed
+    for file in ("/etc/subuid", "/etc/subgid"):
+        Path(file).touch()  # where they are missing, useradd gives no ids and usermod refuses to
     subprocess.run(["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name], check=True)
     try:
         if not any(line.startswith(f"{name}:") for line in Path("/etc/subuid").read_text().splitlines()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stereo.assemble.worker import SEAL, seal
 from stereo.errors import StereoError
 
 _READ = 1 << 20
+_LONGEST_WRITE = 3600.0  # seconds after which nobody writes a frame any more
 _PARAMETERS = 1  # counts the changes of `worker.compress`
 
 
@@ -96,8 +98,12 @@ def frames_use(root: Path) -> FrameUse:
 def prune_frames(root: Path, limit: int, keep: Collection[str] = ()) -> FrameUse:
     """Remove the frames that were not used for longest until `limit` bytes are left; never those named in `keep`.
 
-    Returns what was removed.
+    What a worker was killed over goes in any case. Returns what was removed.
     """
+    for path in root.glob("*/*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LONGEST_WRITE:
+                path.unlink()
     held = sorted(_held(root))
     excess, count, freed = sum(size for _, size, _ in held) - limit, 0, 0
     for _, size, path in held:

@@ -112,3 +112,14 @@ def test_pruning_keeps_what_it_must(four: Path) -> None:
 
 def test_within_the_limit_nothing_goes(four: Path) -> None:
     assert prune_frames(four, 400).count == 0
+
+
+def test_what_a_killed_worker_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path, 1)
+    dead, living = cache.path_of("dead.1.part"), cache.path_of("living.2.part")
+    for path in (dead, living):
+        path.write_bytes(b"half")
+    os.utime(dead, (1, 1))
+    prune_frames(tmp_path, 1 << 30)
+    assert not dead.exists()
+    assert living.exists()

@@ -21,6 +21,19 @@ STATE_UUID = "99999999-8888-7777-6666-555555555555"
 ESP_UUID = "99999999-8888-7777-6666-444444444444"
 INITRD: Files = {"/": directory(), "/init": file(b"#!/bin/busybox sh\n", 0o755)}
 STATE: Files = {"/": directory(), "/home": directory()}
+OS_RELEASE = (
+    b'ID=stereos\nVERSION="2026.01.02.0 (sample-mixtape)"\nIMAGE_ID=sample-mixtape\nIMAGE_VERSION=2026.01.02.0\n'
+)
+SYSTEM: Files = {
+    "/usr": directory(),
+    "/usr/lib": directory(),
+    "/usr/lib/modules": directory(),
+    "/usr/lib/modules/6.12.0": directory(),
+    "/usr/lib/os-release": file(OS_RELEASE),
+    "/usr/lib/systemd": directory(),
+    "/usr/lib/systemd/systemd": file(b"#!/bin/sh\n", 0o755),
+}
+"""What verify looks for in a root partition."""
 FRAME = 64 << 10
 
 
@@ -44,7 +57,7 @@ def make_dist(
     qcow2_bits: int = 12,
 ) -> Manifest:
     """Write a dist to `folder` and return its manifest. `uki_initrd` is another initrd than the UKI should hold."""
-    system = make_erofs(root)
+    system = make_erofs(SYSTEM | root)
     hashes, root_hash = make_verity(system)
     packed = zstandard.compress(make_cpio(initrd))
     cmdline = f"{words} roothash={root_hash}".encode()

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from stereo.artifacts import gpt
+from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.pe import Pe
 from stereo.artifacts.region import FormatError, Region, shown
-from stereo.artifacts.tree import Kind
+from stereo.artifacts.tree import Kind, find
 from stereo.artifacts.vfat import Vfat
 from stereo.model.manifest import Manifest, Partition, PlainArtifact
 
@@ -18,6 +19,8 @@ LOADER = {"x86_64-linux": "/EFI/BOOT/BOOTX64.EFI", "aarch64-linux": "/EFI/BOOT/B
 
 _MOST_PADDING = 64 << 10
 _LARGEST_CMDLINE = 64 << 10
+_OS_RELEASE = "/usr/lib/os-release"
+_LARGEST_OS_RELEASE = 16 << 10
 
 
 def only_of_type(manifest: Manifest, kind: str) -> Partition | None:
@@ -86,6 +89,36 @@ def uki_faults(disk: Region, manifest: Manifest) -> Iterator[str]:
     fault = cmdline_fault(words.read(0, min(words.size, _LARGEST_CMDLINE)).rstrip(b"\0"), manifest)
     if fault:
         yield f"{path}: section .cmdline {fault}"
+
+
+def identity_faults(disk: Region, manifest: Manifest, root: Partition) -> Iterator[str]:
+    """What the manifest claims of the system and the root partition does not hold. Raises FormatError.
+
+    Digests cannot tell that a manifest gives a dev image out as a release, since nothing has the manifest's own digest.
+    """
+    tree = Erofs(disk.part(root.offset, root.size, f"partition {root.label}"))
+    modules = f"/usr/lib/modules/{manifest.image.kernel_version}"
+    release = find(tree, _OS_RELEASE)
+    if release is None or release.kind is not Kind.FILE:
+        yield f"partition {root.label}: has no {_OS_RELEASE}"
+    else:
+        content = tree.content(release)
+        words = content.read(0, min(content.size, _LARGEST_OS_RELEASE)).decode("utf-8", "replace")
+        fields = {key: value.strip('"') for key, _, value in (line.partition("=") for line in words.splitlines())}
+        variant = "dev" if manifest.dev else None
+        for key, claim in (("IMAGE_ID", manifest.name), ("IMAGE_VERSION", manifest.version), ("VARIANT_ID", variant)):
+            if fields.get(key) != claim:
+                said = shown(fields[key], 80) if key in fields else "nothing"
+                yield f"{key} would be {claim or 'absent'}, but {_OS_RELEASE} in the image says {said}"
+    if find(tree, modules) is None:
+        yield f"partition {root.label}: has no {modules}"
+
+
+def init_fault(disk: Region, root: Partition, path: bytes) -> str | None:
+    """Whether the root partition lacks the program that is to be init. Raises FormatError."""
+    name = path.decode("utf-8", "surrogateescape")
+    found = find(Erofs(disk.part(root.offset, root.size, f"partition {root.label}")), name)
+    return None if found is not None else f"partition {root.label} has no {shown(name, 80)}"
 
 
 def _section_fault(image: Pe, name: str, artifact: PlainArtifact) -> str | None:

@@ -27,6 +27,7 @@ from stereo.report import Report
 
 _MOST_NAMES = 1000
 _LARGEST_CMDLINE = 64 << 10
+_LARGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class _Check:
         largest_first = sorted(passes, key=lambda name: self._weight(name), reverse=True)
         running: dict[str, Future[Seen]] = {name: pool.submit(passes[name], self._tick) for name in largest_first}
         sections = pool.submit(self._uki)
+        identity = pool.submit(self._identity)
         seen: dict[str, Seen | str] = {}
         for name, future in running.items():
             try:
@@ -177,8 +179,9 @@ class _Check:
             name for name, result in seen.items() if isinstance(result, Seen) and result.sha256 == self._digests[name]
         }
         yield from self._contents(seen, good)
-        yield from self._disk(seen, sections.result())
+        yield from self._disk(seen, sections.result(), identity.result())
         yield from self._cmdline(good)
+        yield from self._init(good)
 
     def _weight(self, name: str) -> int:
         """What a pass costs, roughly, in bytes hashed: the disk is hashed three times over, a .zst is decompressed."""
@@ -251,7 +254,11 @@ class _Check:
         region = self._regions.get(self._manifest.artifacts.raw.file)
         return _collected(disk.uki_faults(region, self._manifest)) if region else []
 
-    def _disk(self, seen: dict[str, Seen | str], uki: list[str]) -> Iterator[Finding]:
+    def _identity(self) -> list[str]:
+        region = self._regions.get(self._manifest.artifacts.raw.file)
+        return _collected(disk.identity_faults(region, self._manifest, self._root)) if region and self._root else []
+
+    def _disk(self, seen: dict[str, Seen | str], uki: list[str], identity: list[str]) -> Iterator[Finding]:
         manifest, name = self._manifest, self._manifest.artifacts.raw.file
         region, result = self._regions.get(name), seen.get(name)
         if region is None or not isinstance(result, Seen):
@@ -265,7 +272,10 @@ class _Check:
             message = f"{label}: {digest}" if same else f"{label}: SHA-256 is {digest}, the manifest says {row.sha256}"
             yield Finding(name, "partition", same, message)
         yield from _verdicts(name, "uki", uki, "made of bzImage, initrd and cmdline")
-        yield from _verdicts(name, "root-hash", self._root_faults(result), manifest.image.root_hash)
+        root_faults = self._root_faults(result)
+        yield from _verdicts(name, "root-hash", root_faults, manifest.image.root_hash)
+        if not root_faults:  # else it is the disk that cannot be trusted, and it has been named
+            yield from _verdicts(MANIFEST_FILE, "identity", identity, "is what the image says of itself")
 
     def _root_faults(self, result: Seen) -> list[str]:
         if not self._root or not self._hashes:
@@ -287,6 +297,17 @@ class _Check:
             words = region.read(0, min(region.size, _LARGEST_CMDLINE))
             fault = disk.cmdline_fault(words, self._manifest)
             yield Finding(name, "root-hash", fault is None, fault or self._manifest.image.root_hash)
+
+    def _init(self, good: set[str]) -> Iterator[Finding]:
+        name, region = self._manifest.artifacts.kernel.init.file, self._regions.get(self._manifest.artifacts.raw.file)
+        if name not in good or self._manifest.artifacts.raw.file not in good or not self._root or region is None:
+            return
+        path = self._regions[name].read(0, min(self._regions[name].size, _LARGEST_PATH))
+        try:
+            fault = disk.init_fault(region, self._root, path)
+        except FormatError as error:
+            fault = str(error)
+        yield Finding(name, "program", fault is None, fault or "is in the image")
 
 
 def _collected(faults: Iterable[str]) -> list[str]:

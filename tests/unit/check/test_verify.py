@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.disk import DISK_UUID, ESP, make_gpt, make_qcow2
-from makers.dist import compress, make_dist, write_dist
+from makers.dist import OS_RELEASE, compress, make_dist, write_dist
 from makers.ext4 import make_ext4
 from makers.node import SAMPLE, file
 from stereo.artifacts import gpt
@@ -81,7 +81,7 @@ def test_a_sound_dist_passes_every_check(dist: Path) -> None:
     across = {("stereos.img", check) for check in ("partition-table", "partition", "uki", "root-hash")}
     assert across <= checked
     assert {(name, "content") for name in FILES[1:4]} <= checked
-    assert ("cmdline", "root-hash") in checked
+    assert {("cmdline", "root-hash"), ("mixtape.toml", "identity"), ("init", "program")} <= checked
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -400,3 +400,39 @@ def test_a_changed_file_in_the_root_changes_the_root_hash(tmp_path: Path) -> Non
     two = make_dist(tmp_path / "two", root=SAMPLE | {"/etc/hostname": file(b"other\n")})
     assert one.image.root_hash != two.image.root_hash
     assert verify(tmp_path / "two", Silent()).ok
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("dev = false", "dev = true"),
+        ('name = "sample-mixtape"', 'name = "another"'),
+        ('version = "2026.01.02.0"', 'version = "2026.01.02.1"'),
+        ('kernel_version = "6.12.0"', 'kernel_version = "6.12.1"'),
+    ],
+)
+def test_a_manifest_that_gives_an_image_out_as_another_is_found(dist: Path, old: str, new: str) -> None:
+    path = dist / "mixtape.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert failures(verify(dist, Silent())) == [("mixtape.toml", "identity")]
+
+
+def test_a_dev_image_is_never_taken_for_a_release(tmp_path: Path) -> None:
+    make_dist(tmp_path / "dist", root=SAMPLE | {"/usr/lib/os-release": file(OS_RELEASE + b"VARIANT_ID=dev\n")})
+    assert failures(verify(tmp_path / "dist", Silent())) == [("mixtape.toml", "identity")]
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 100, b"IMAGE_ID\n=\n", b"x" * 100_000])
+def test_an_os_release_that_is_none_is_told_and_no_crash(tmp_path: Path, content: bytes) -> None:
+    make_dist(tmp_path / "dist", root=SAMPLE | {"/usr/lib/os-release": file(content)})
+    assert {("mixtape.toml", "identity")} == {*failures(verify(tmp_path / "dist", Silent()))}
+
+
+@pytest.mark.parametrize("path", [b"/bin/sh", b"\xff", b"/usr/lib/systemd/systemd\n"])
+def test_an_init_that_is_not_in_the_image_is_found_behind_right_digests(
+    dist: Path, tmp_path: Path, path: bytes
+) -> None:
+    verdict = sealed(tmp_path / "two", contents(dist) | {"init": path}, root_hash(dist))
+    assert failures(verdict) == [("init", "program")]

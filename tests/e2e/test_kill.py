@@ -76,7 +76,12 @@ def test_killed_at_random_in_every_phase_it_ends_in_the_same_bytes(
 
 @pytest.mark.parametrize(
     ("phase", "lent"),
-    [("Installing packages", ("store", "tools")), ("Hashing and compressing", ("store", "tools", "images"))],
+    [
+        ("Unpacking tools", ("store",)),
+        ("Installing packages", ("store", "tools")),
+        ("Hashing and compressing", ("store", "tools", "images")),
+    ],
+    ids=["tools", "packages", "dist"],
 )
 def test_ctrl_c_ends_a_build_at_once_with_one_clean_sentence(
     phase: str, lent: tuple[str, ...], stereo: Stereo, base: Path, cache: Cache, room: Room

@@ -48,6 +48,7 @@ UNITS = {
     "unit": f"ExecStart={SHELL} /run/tell",
     "unit with a PAM session": "PAMName=other\nExecStart=/bin/sh /run/tell",
 }
+OWN_PROGRAM = "printf '#!/bin/sh\\necho it runs\\n' >mine && chmod +x mine && ./mine"
 AGENT_TRIES = {
     "become root by sudo": "/usr/bin/sudo -n /usr/bin/id -u",
     "become root by su": "/usr/bin/su -c /usr/bin/id </dev/null",
@@ -61,6 +62,8 @@ AGENT_TRIES = {
     "talk to the control port": "echo x >/dev/vport*p1",
     "write to the disk": "echo x >/dev/vda",
     "stop a service": "/usr/bin/systemctl stop stereosd.service </dev/null",
+    "execute in /var/tmp": "cp /usr/bin/id /var/tmp/mine && /var/tmp/mine",
+    "execute in /dev/shm": "cp /usr/bin/id /dev/shm/mine && /dev/shm/mine",
 }
 
 
@@ -160,6 +163,7 @@ def everything() -> dict[str, Any]:
     found["starts"]["tmux"] = {"status": 0, "out": tmux(), "err": ""}
     found["opencode"] = run(["su", "-", "agent", "-c", "opencode --version"], 300)
     found["agent"] = run(["id", "agent"])
+    found["own program"] = run(["su", "-", "agent", "-c", OWN_PROGRAM])
     found["tries"] = {name: run(["su", "-", "agent", "-c", line], 60) for name, line in AGENT_TRIES.items()}
     found["admin"] = run(["su", "-", "admin", "-c", "sudo -n /usr/bin/id -u; echo PATH=$PATH"])
     found["sockets"] = sockets()

@@ -179,6 +179,15 @@ def test_opencode_runs_as_the_agent_from_its_own_path(guest: dict[str, Any], loc
     assert guest["opencode"]["out"].strip() == version
 
 
+def test_the_agent_executes_what_it_wrote_in_its_workspace(guest: dict[str, Any]) -> None:
+    assert guest["own program"]["out"] == "it runs\n", guest["own program"]
+
+
+def test_the_agent_cannot_execute_where_it_has_no_work(guest: dict[str, Any]) -> None:
+    assert "Permission denied" in guest["tries"]["execute in /var/tmp"]["err"]
+    assert "Permission denied" in guest["tries"]["execute in /dev/shm"]["err"]
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -194,6 +203,8 @@ def test_opencode_runs_as_the_agent_from_its_own_path(guest: dict[str, Any], loc
         "talk to the control port",
         "write to the disk",
         "stop a service",
+        "execute in /var/tmp",
+        "execute in /dev/shm",
     ],
 )
 def test_the_agent_is_refused(guest: dict[str, Any], attempt: str) -> None:
@@ -281,6 +292,10 @@ def test_the_kernel_settings_are_those_of_the_file(guest: dict[str, Any]) -> Non
 )
 def test_a_mount_allows_no_more_than_it_must(guest: dict[str, Any], path: str, wanted: set[str]) -> None:
     assert wanted <= options(guest, path)
+
+
+def test_only_the_home_and_temporary_files_of_the_agent_can_be_executed(guest: dict[str, Any]) -> None:
+    assert not {"noexec"} & (options(guest, "/home") | options(guest, "/tmp"))
 
 
 def test_the_root_is_an_overlay_over_the_verified_root(guest: dict[str, Any]) -> None:

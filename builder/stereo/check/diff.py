@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stereo.artifacts import zst
 from stereo.artifacts.region import FormatError, OpenFile, Region, first_difference, shown
-from stereo.check.diffdisk import differences
+from stereo.check.diffdisk import differences, kind_of
 from stereo.check.differences import Difference, Level, against, inside, limited
 from stereo.errors import UsageError
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES
@@ -23,6 +23,7 @@ _MOST_NAMES = 1000
 _MOST_LINES = 100
 _LARGEST_DISK = 16 << 30
 _LARGEST_CMDLINE = 64 << 10
+_WHAT_TO_GIVE = "give two dist directories, or two artifact files of one kind"
 
 
 def diff(a: Path, b: Path, report: Report) -> list[Difference]:
@@ -34,7 +35,10 @@ def diff(a: Path, b: Path, report: Report) -> list[Difference]:
         if not path.exists():
             raise UsageError("is not there", where=str(path))
     if a.is_dir() != b.is_dir():
-        raise UsageError(f"{a} and {b} are not of one kind", hint="give two dist directories or two artifact files")
+        raise UsageError(f"{a} and {b} are not of one kind", hint=_WHAT_TO_GIVE)
+    for path in (a, b):
+        if not path.is_dir() and not path.is_file():
+            raise UsageError("is not a regular file", where=str(path), hint=_WHAT_TO_GIVE)
     found = _folders(a, b, report) if a.is_dir() else _pair(a, b, report)
     return list(limited(found, Level.DIST, "", _MOST_LINES))
 
@@ -47,11 +51,18 @@ def first_difference_level(a: Path, b: Path, report: Report | None = None) -> st
 
 def _pair(a: Path, b: Path, report: Report) -> Iterator[Difference]:
     with OpenFile(a.resolve()) as one, OpenFile(b.resolve()) as other, report.step(f"Comparing {a} and {b}"):
+        pairs = ((a, one.region), (b, other.region))
+        kinds = ["zst" if path.name.endswith(".zst") else kind_of(region) for path, region in pairs]
+        if kinds[0] != kinds[1] and all(kinds):  # what has no known kind may be a damaged one: that is a difference
+            raise UsageError(f"{a} is {kinds[0]}, {b} is {kinds[1]}", hint=_WHAT_TO_GIVE)
         yield from _files(a.name, one.region, other.region, "")
 
 
 def _folders(a: Path, b: Path, report: Report) -> Iterator[Difference]:
     names_a, names_b = _names(a), _names(b)
+    for folder, names in ((a, names_a), (b, names_b)):
+        if names.isdisjoint((MANIFEST_FILE, *_ORDER)):
+            raise UsageError("is no dist: none of its files is there", where=str(folder), hint=_WHAT_TO_GIVE)
     for name in sorted(names_a ^ names_b):
         yield Difference(Level.DIST, shown(name), "only in A" if name in names_a else "only in B")
     common = sorted(names_a & names_b, key=_place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,33 @@ def test_what_is_equal_inside_still_differs(tmp_path: Path) -> None:
     assert line.startswith("the same cpio inside, but content differs at byte ")
 
 
-def test_different_kinds_are_told(tmp_path: Path) -> None:
+def test_files_of_different_kinds_cannot_be_compared(tmp_path: Path) -> None:
     a, b = two_files(tmp_path, "x", make_cpio(SAMPLE), make_qcow2(bytes(512)))
-    assert lines(a, b)[0].startswith("cpio against qcow2; content differs at byte 0")
+    with pytest.raises(UsageError, match=r"is cpio, .* is qcow2"):
+        diff(a, b, Silent())
+
+
+def test_an_artifact_of_another_kind_in_a_dist_is_a_difference(tmp_path: Path) -> None:
+    a, b = two_files(tmp_path, "initrd", make_cpio(SAMPLE), make_qcow2(bytes(512)))
+    assert "cpio against qcow2; content differs at byte 0" in lines(a.parent, b.parent)[0]
+
+
+def test_an_artifact_whose_first_bytes_are_damaged_is_a_difference(tmp_path: Path) -> None:
+    a, b = two_files(tmp_path, "x", make_cpio(SAMPLE), b"x" + make_cpio(SAMPLE)[1:])
+    assert lines(a, b)[0].startswith("cpio against data; content differs at byte 0")
+
+
+def test_folders_that_are_no_dists_cannot_be_compared(tmp_path: Path) -> None:
+    make_dist(tmp_path / "dist")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="is no dist"):
+        diff(tmp_path / "dist", tmp_path / "other", Silent())
+
+
+def test_a_pipe_is_a_usage_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a regular file"):
+        diff(tmp_path / "pipe", tmp_path / "pipe", Silent())
 
 
 def test_a_directory_and_a_file_are_a_usage_error(tmp_path: Path) -> None:

@@ -195,8 +195,9 @@ def base(stereo: Stereo, locks: Path, cache: Cache, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def room(cache: Cache, locks: Path) -> Iterator[Room]:
-    """On the file system of the cache, as parts of one cache are linked among each other."""
-    with tempfile.TemporaryDirectory(prefix="stereo-test-", dir=cache.root.parent) as folder:
+    """In the cache, since parts of it are lent, and parts of one cache are hard-linked among each other."""
+    cache.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="test-", dir=cache.root) as folder:
         yield Room(Path(folder), locks)
         sandbox.remove(Path(folder))
         Path(folder).mkdir()

@@ -91,7 +91,7 @@ def _python() -> Iterator[Check]:
 
 
 def _tools() -> Iterator[Check]:
-    for program, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("unshare", "util-linux")):
+    for program, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("unshare", "util-linux"), ("mount", "mount")):
         path = shutil.which(program)
         yield _ok_or(Status.MISSING, program, bool(path), path or "not on PATH", f"install the package {package}")
     path = shutil.which("git")

@@ -75,6 +75,7 @@ def test_this_very_machine_can_be_diagnosed(tmp_path: Path, monkeypatch: pytest.
         ("apt-get", Status.MISSING, "apt"),
         ("dpkg-deb", Status.MISSING, "dpkg"),
         ("unshare", Status.MISSING, "util-linux"),
+        ("mount", Status.MISSING, "mount"),
         ("git", Status.WARN, "git"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
@@ -20,6 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MOST_BYTES = 256 * 1024
 _MOST_SHOWN = 60
+_EVERY_KEY = "docs/mixtapes.md has every key"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # What a pattern means, in words: a person who mistypes a name should not have to read a regular expression.
@@ -50,7 +52,7 @@ def _frozen(value: object) -> object:
 def parse_toml(data: bytes, file: str) -> dict[str, object]:
     """The tables of a TOML file, arrays as tuples. Raises ProblemsError when it is too large, no UTF-8 or no TOML."""
     if len(data) > MOST_BYTES:
-        raise ProblemsError([Problem(file, "-", f"larger than {MOST_BYTES // 1024} KiB")])
+        raise ProblemsError([Problem(file, "-", f"larger than {MOST_BYTES // 1024} KiB", "leave out what is too much")])
     try:
         parsed = _frozen(tomllib.loads(data.decode("utf-8")))
     except UnicodeDecodeError as error:
@@ -58,9 +60,9 @@ def parse_toml(data: bytes, file: str) -> dict[str, object]:
             [Problem(file, "-", f"byte {error.start} is not UTF-8", "save the file as UTF-8")]
         ) from error
     except RecursionError as error:
-        raise ProblemsError([Problem(file, "-", "nested too deeply")]) from error
+        raise ProblemsError([Problem(file, "-", "nested too deeply", _EVERY_KEY)]) from error
     except ValueError as error:
-        raise ProblemsError([Problem(file, "-", f"not TOML: {error}")]) from error
+        raise ProblemsError([Problem(file, "-", f"not TOML: {error}", "mend the file at that place")]) from error
     assert isinstance(parsed, dict)
     return parsed
 
@@ -104,7 +106,25 @@ def nearest(word: str, known: list[str]) -> str | None:
     return f"known: {', '.join(known)}" if known else None
 
 
+def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
+    """What the schema says of the innermost described key on the way to `location`."""
+    current: type[BaseModel] | None = model
+    found = None
+    for part in location:
+        if current is None:
+            break
+        if isinstance(part, str) and part in current.model_fields:
+            field = current.model_fields[part]
+            found, current = field.description or found, _model_in(field.annotation)
+    return found
+
+
 def _problem(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
+    found = _worded(error, model, file)
+    return found if found.hint else replace(found, hint=_description(model, error["loc"]) or _EVERY_KEY)
+
+
+def _worded(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
     key, kind, context = key_of(error["loc"]), error["type"], error.get("ctx", {})
     value = shown(error.get("input"))
     if kind == "extra_forbidden":
@@ -119,6 +139,8 @@ def _problem(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
         return Problem(file, key, f"{value} is not accepted", nearest(str(error.get("input")), choices))
     if kind == "value_error":
         return Problem(file, key, str(context.get("error")))
+    if kind in ("model_type", "dict_type"):  # pydantic would name our classes
+        return Problem(file, key, f"must be a table, not {value}")
     return Problem(file, key, error["msg"][:1].lower() + error["msg"][1:] + f", not {value}")
 
 

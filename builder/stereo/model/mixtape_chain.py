@@ -16,6 +16,7 @@ from stereo.model.document import MOST_BYTES, nearest, parse_toml, validate
 from stereo.model.mixtape_file import NAME_PATTERN, MixtapeFile
 
 DEV_SUFFIX = "-dev"
+RESERVED = ("tools",)
 _DEEPEST_CHAIN = 16
 _NAME = re.compile(NAME_PATTERN)
 
@@ -46,6 +47,7 @@ class Library:
             raise UsageError("no folder of mixtapes", where=str(folder), hint="run stereo in a complete checkout")
         self._folder = folder
         self._read: dict[str, Source | ProblemsError] = {}
+        self._parents: dict[str, str] = {}
         self.names = sorted(path.name.removesuffix(".toml") for path in folder.glob("*.toml"))
 
     def source(self, name: str) -> Source:
@@ -60,21 +62,31 @@ class Library:
             raise found
         return found
 
+    def _label(self, name: str) -> str:
+        return f"{self._folder.name}/{name}.toml"
+
     def _parse(self, name: str) -> Source:
-        label = f"{self._folder.name}/{name}.toml"
-        if not _NAME.fullmatch(name) or name.endswith(DEV_SUFFIX):
-            hint = "a name has lower-case letters, digits and '-', begins with a letter, and does not end in -dev"
+        label = self._label(name)
+        if not _NAME.fullmatch(name) or name.endswith(DEV_SUFFIX) or name in RESERVED:
+            hint = (
+                "a name has lower-case letters, digits and '-', begins with a letter, does not end in -dev,"
+                " and is not 'tools', whose lock is that of what builds the images"
+            )
             raise ProblemsError([Problem(label, "-", "the file's name is no name for a mixtape", hint)])
         try:
             # Without O_NONBLOCK a FIFO of that name would hang us before fstat(2) can tell what it is.
             descriptor = os.open(self._folder / f"{name}.toml", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as stream:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise ProblemsError([Problem(label, "-", "not a regular file")])
+                    raise ProblemsError([Problem(label, "-", "not a regular file", "make it a file, or remove it")])
                 data = stream.read(MOST_BYTES + 1)
         except OSError as error:
-            raise ProblemsError([Problem(label, "-", f"cannot be read: {error.strerror}")]) from error
-        return Source(name, label, validate(parse_toml(data, label), MixtapeFile, label))
+            hint = "mend or remove it"
+            raise ProblemsError([Problem(label, "-", f"cannot be read: {error.strerror}", hint)]) from error
+        table = parse_toml(data, label)
+        if isinstance(parent := table.get("extends"), str) and _NAME.fullmatch(parent):
+            self._parents[name] = parent
+        return Source(name, label, validate(table, MixtapeFile, label))
 
     def chain(self, name: str) -> Chain:
         """`name` and all that it extends."""
@@ -85,15 +97,13 @@ class Library:
         while following is not None:
             names.append(following)
             try:
-                source = self.source(following)
-            except ProblemsError as error:
+                sources.insert(0, self.source(following))
+            except ProblemsError as error:  # its ancestors may have problems too, and one run tells of all
                 problems.extend(error.problems)
-                break
-            sources.insert(0, source)
-            following = source.content.extends
+            label, following = self._label(following), self._parents.get(following)
             fault = self._fault_of_parent(following, names)
             if fault is not None:
-                problems.append(Problem(source.label, "extends", *fault))
+                problems.append(Problem(label, "extends", *fault))
                 break
         return Chain(tuple(sources), tuple(problems))
 
@@ -102,9 +112,10 @@ class Library:
         if parent is None:
             return None
         if parent in names:
-            return "goes round in a circle: " + " -> ".join([*names[names.index(parent) :], parent]), None
+            circle = " -> ".join([*names[names.index(parent) :], parent])
+            return f"goes round in a circle: {circle}", "take `extends` out of one of them"
         if parent not in self.names:
             return f"there is no mixtape {parent!r}", nearest(parent, self.names)
         if len(names) == _DEEPEST_CHAIN:
-            return f"more than {_DEEPEST_CHAIN} generations", None
+            return f"more than {_DEEPEST_CHAIN} generations", "extend an earlier one"
         return None

@@ -56,7 +56,12 @@ def _keys_in_environment(mixtape: Mixtape, chain: _Chain) -> Iterator[Problem]:
     for name in mixtape.environment:
         if name in mixtape.api_keys:
             where = chain.last_with(lambda file, name=name: name in file.agent.environment)  # type: ignore[misc]
-            yield Problem(where, f"agent.environment.{name}", "is an API key, whose value comes at run time")
+            yield Problem(
+                where,
+                f"agent.environment.{name}",
+                "is an API key, whose value comes at run time",
+                "leave it to api_keys",
+            )
 
 
 def _files_that_are_folders(mixtape: Mixtape, chain: _Chain) -> Iterator[Problem]:
@@ -64,7 +69,9 @@ def _files_that_are_folders(mixtape: Mixtape, chain: _Chain) -> Iterator[Problem
         for other in mixtape.home_files:
             if other.startswith(f"{path}/"):
                 where = chain.last_with(lambda file, other=other: other in file.agent.home_files)  # type: ignore[misc]
-                yield Problem(where, "agent.home_files", f"{path!r} is a file, and also the folder of {other!r}")
+                yield Problem(
+                    where, "agent.home_files", f"{path!r} is a file, and also the folder of {other!r}", "rename one"
+                )
 
 
 def _packages_twice(mixtape: Mixtape, chain: _Chain, architecture: Architecture) -> Iterator[Problem]:
@@ -72,7 +79,12 @@ def _packages_twice(mixtape: Mixtape, chain: _Chain, architecture: Architecture)
         for one, other in pairwise(specs):
             if one.name == other.name:
                 where = chain.last_that_names(kind, one.name, architecture)
-                yield Problem(where, f"agent.extra_packages.{kind}", f"{one.name} stands twice for {architecture}")
+                yield Problem(
+                    where,
+                    f"agent.extra_packages.{kind}",
+                    f"{one.name} stands twice for {architecture}",
+                    "make it one entry",
+                )
 
 
 def _programs_twice(mixtape: Mixtape, chain: _Chain, architecture: Architecture) -> Iterator[Problem]:

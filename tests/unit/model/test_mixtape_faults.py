@@ -19,12 +19,13 @@ FINE = 'summary = "s"\narchitectures = ["x86_64"]\n'
 
 
 def problems(folder: Path, name: str = "m", **files: str | bytes) -> list[Problem]:
-    """What is said about `name` after the files were written to `folder`."""
+    """What is said about `name` after the files were written to `folder`; that always includes what to do next."""
     for stem, text in files.items():
         data = text.encode() if isinstance(text, str) else text
         folder.joinpath(f"{stem.replace('_', '-')}.toml").write_bytes(data)
     with pytest.raises(ProblemsError) as caught:
         load_mixtape(name, folder, dev_key=None)
+    assert [problem for problem in caught.value.problems if not problem.hint] == []
     return list(caught.value.problems)
 
 
@@ -61,6 +62,24 @@ def test_an_unknown_key_deep_in_a_table_gets_that_tables_nearest(tmp_path: Path)
 def test_faults_of_an_ancestor_are_told_with_the_ancestors_file(tmp_path: Path) -> None:
     problem = only(problems(tmp_path, m='summary = "s"\nextends = "p"', p=FINE + "bad = 1"))
     assert (problem.file, problem.key) == (f"{tmp_path.name}/p.toml", "bad")
+
+
+def test_faults_of_all_generations_are_told_at_once(tmp_path: Path) -> None:
+    found = problems(tmp_path, m='extends = "p"\nsummary = 3', p=FINE + 'extends = "q"\nbad = 1', q='extends = "none"')
+    files = (f"{tmp_path.name}/{name}.toml" for name in "mpqq")
+    assert [(problem.file, problem.key) for problem in found] == [
+        *zip(files, ("summary", "bad", "extends", "summary"), strict=True)
+    ]
+
+
+def test_the_lock_of_the_tools_cannot_be_taken_by_a_mixtape(tmp_path: Path) -> None:
+    problem = only(problems(tmp_path, "tools", tools=FINE))
+    assert "no name for a mixtape" in problem.message
+
+
+def test_what_should_be_a_table_is_told_without_the_names_of_our_classes(tmp_path: Path) -> None:
+    problem = only(problems(tmp_path, m=FINE + "agent.extra_packages.npm = [7]"))
+    assert (problem.key, problem.message) == ("agent.extra_packages.npm[0]", "must be a table, not 7")
 
 
 def test_listing_tells_the_faults_of_all_files(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stereo.artifacts.region import Region, joined
-from stereo.artifacts.tree import LARGEST_SPARSE, LONGEST_PATH, Budget, Entry, Kind, child, kind_of, text
+from stereo.artifacts.tree import LARGEST_SPARSE, LONGEST_PATH, Budget, Entry, Kind, kind_of, text, walk
 
 MAGIC = 0xE0F5E1E2
 _SUPERBLOCK_AT = 1024
@@ -85,21 +85,12 @@ class Erofs:
         """Every entry, as `Tree` says."""
         names = Budget(self.region, self.region.size // _DIRENT.size, "names")
         attributes = Budget(self.region, self.region.size, "extended attributes")
-        seen: set[int] = set()
-        waiting = [("/", self._root)]
-        while waiting:
-            path, nid = waiting.pop()
-            inode = self._inode(nid)
-            entry = self._entry(path, inode, attributes)
-            if path == "/" and entry.kind is not Kind.DIRECTORY:
-                raise self.region.fault("the root is no directory")
-            yield entry
-            if entry.kind is Kind.DIRECTORY:
-                if nid in seen:
-                    raise self.region.fault(f"{path}: a directory in two places")
-                seen.add(nid)
-                listed = sorted(self._directory(path, inode, names), reverse=True)
-                waiting += [(child(path, name, self.region), number) for name, number in listed]
+
+        def visit(path: str, number: int) -> tuple[Entry, Callable[[], Iterator[tuple[bytes, int]]]]:
+            inode = self._inode(number)
+            return self._entry(path, inode, attributes), lambda: self._directory(path, inode, names)
+
+        return walk(self.region, self._root, visit)
 
     def content(self, entry: Entry) -> Region:
         """The bytes of a regular file."""

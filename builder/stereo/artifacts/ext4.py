@@ -7,11 +7,11 @@ attributes. What mke2fs of Debian never makes for us (block maps, encryption, a 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from stereo.artifacts.region import Region, joined
-from stereo.artifacts.tree import LARGEST_SPARSE, LONGEST_PATH, Budget, Entry, Kind, child, kind_of, text
+from stereo.artifacts.tree import LARGEST_SPARSE, LONGEST_PATH, Budget, Entry, Kind, kind_of, text, walk
 
 MAGIC = 0xEF53
 _SUPERBLOCK_AT = 1024
@@ -99,21 +99,12 @@ class Ext4:
         """Every entry, as `Tree` says."""
         names = Budget(self.region, self.region.size // 8, "names")
         attributes = Budget(self.region, self.region.size, "extended attributes")
-        seen: set[int] = set()
-        waiting = [("/", _ROOT)]
-        while waiting:
-            path, number = waiting.pop()
+
+        def visit(path: str, number: int) -> tuple[Entry, Callable[[], Iterator[tuple[bytes, int]]]]:
             inode = self._inode(number)
-            entry = self._entry(path, inode, attributes)
-            if path == "/" and entry.kind is not Kind.DIRECTORY:
-                raise self.region.fault("the root is no directory")
-            yield entry
-            if entry.kind is Kind.DIRECTORY:
-                if number in seen:
-                    raise self.region.fault(f"{path}: a directory in two places")
-                seen.add(number)
-                listed = sorted(self._directory(path, inode, names), reverse=True)
-                waiting += [(child(path, name, self.region), below) for name, below in listed]
+            return self._entry(path, inode, attributes), lambda: self._directory(path, inode, names)
+
+        return walk(self.region, _ROOT, visit)
 
     def content(self, entry: Entry) -> Region:
         """The bytes of a regular file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -117,6 +117,29 @@ class Budget:
             raise self._region.fault(f"more {self._what} than fit in it")
 
 
+def walk(
+    region: Region, root: int, visit: Callable[[str, int], tuple[Entry, Callable[[], Iterable[tuple[bytes, int]]]]]
+) -> Iterator[Entry]:
+    """The entries of a file system of inodes, from the inode number `root` on, in the order of `order`.
+
+    `visit` gives the entry of an inode at a path, and what lists names and inode numbers if that is a directory. Raises
+    FormatError for a root that is none, and for a directory in two places: a walk that would never end.
+    """
+    seen: set[int] = set()
+    waiting = [("/", root)]
+    while waiting:
+        path, number = waiting.pop()
+        entry, listing = visit(path, number)
+        if path == "/" and entry.kind is not Kind.DIRECTORY:
+            raise region.fault("the root is no directory")
+        yield entry
+        if entry.kind is Kind.DIRECTORY:
+            if number in seen:
+                raise region.fault(f"{path}: a directory in two places")
+            seen.add(number)
+            waiting += [(child(path, name, region), below) for name, below in sorted(listing(), reverse=True)]
+
+
 def find(tree: Tree, path: str) -> Entry | None:
     """The entry at `path`, or None."""
     return next((entry for entry in tree.entries() if entry.path == path), None)
@@ -136,4 +159,5 @@ __all__ = [
     "kind_of",
     "order",
     "text",
+    "walk",
 ]

@@ -14,6 +14,9 @@ _COFF = struct.Struct("<HHIIIHH")
 _SECTION = struct.Struct("<8sIIIIIIHHI")
 _MOST_SECTIONS = 96
 
+REMOVABLE_PATH = {"x86_64-linux": "/EFI/BOOT/BOOTX64.EFI", "aarch64-linux": "/EFI/BOOT/BOOTAA64.EFI"}
+"""Where firmware looks for an image on an ESP, by architecture as a manifest names it. UEFI 2.10, section 3.5.1.1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:

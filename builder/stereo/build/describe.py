@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from stereo.artifacts.gpt import Partition, partition_region, read_gpt
-from stereo.artifacts.pe import Pe
+from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.region import OpenFile, Region
 from stereo.artifacts.vfat import Vfat
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 
-REMOVABLE = {Architecture.X86_64: "BOOTX64.EFI", Architecture.AARCH64: "BOOTAA64.EFI"}
 _ROOT_HASH = re.compile(r"(?:^| )roothash=([0-9a-f]{64})(?= |$)")
 
 
@@ -62,7 +61,7 @@ def describe(disk: Path, arch: Architecture) -> Described:
 
 
 def _removable(esp: Vfat, arch: Architecture) -> Region:
-    wanted = f"/EFI/BOOT/{REMOVABLE[arch]}"
+    wanted = REMOVABLE_PATH[arch.system]
     for entry in esp.entries():
         if entry.path.upper() == wanted:
             return esp.content(entry)

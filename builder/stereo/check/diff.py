@@ -16,7 +16,7 @@ from stereo.check.diffdisk import differences, kind_of
 from stereo.check.differences import Difference, Level, against, inside, limited
 from stereo.errors import UsageError
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES
-from stereo.report import Report, Silent
+from stereo.report import Report
 
 _ORDER = ("stereos.img", "bzImage", "initrd", "cmdline", "init", "stereos.qcow2")
 _MOST_NAMES = 1000
@@ -41,12 +41,6 @@ def diff(a: Path, b: Path, report: Report) -> list[Difference]:
             raise UsageError("is not a regular file", where=str(path), hint=_WHAT_TO_GIVE)
     found = _folders(a, b, report) if a.is_dir() else _pair(a, b, report)
     return list(limited(found, Level.DIST, "", _MOST_LINES))
-
-
-def first_difference_level(a: Path, b: Path, report: Report | None = None) -> str | None:
-    """The level of the first difference, as in `Level`, and None when A and B are equal."""
-    found = diff(a, b, report or Silent())
-    return found[0].level if found else None
 
 
 def _pair(a: Path, b: Path, report: Report) -> Iterator[Difference]:

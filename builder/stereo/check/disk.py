@@ -8,14 +8,11 @@ from uuid import UUID
 
 from stereo.artifacts import gpt
 from stereo.artifacts.erofs import Erofs
-from stereo.artifacts.pe import Pe
+from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.region import FormatError, Region, shown
 from stereo.artifacts.tree import Kind, find
 from stereo.artifacts.vfat import Vfat
 from stereo.model.manifest import Manifest, Partition, PlainArtifact
-
-LOADER = {"x86_64-linux": "/EFI/BOOT/BOOTX64.EFI", "aarch64-linux": "/EFI/BOOT/BOOTAA64.EFI"}
-"""The removable path of the UEFI specification, section 3.5.1.1."""
 
 _MOST_PADDING = 64 << 10
 _LARGEST_CMDLINE = 64 << 10
@@ -70,7 +67,7 @@ def uki_faults(disk: Region, manifest: Manifest) -> Iterator[str]:
         yield "not one EFI system partition"
         return
     files = Vfat(disk.part(esp.offset, esp.size, f"partition {esp.label}"))
-    path = LOADER[manifest.arch]
+    path = REMOVABLE_PATH[manifest.arch]
     # Names of FAT differ only by more than case, so the firmware takes any.
     found = [entry for entry in files.entries() if entry.path.upper() == path and entry.kind is Kind.FILE]
     if len(found) != 1:

@@ -104,10 +104,10 @@ def _made(
     out: Output, dist: Path, plan: Plan, *, offline: bool, force: bool, jobs: int | None, mirror: tuple[str, ...]
 ) -> Manifest:
     from stereo.build.stages import Builder
-    from stereo.cli.produce import produce
     from stereo.cli.version import revision_of
     from stereo.inputs.sources import Overrides, Sources
     from stereo.inputs.store import Store
+    from stereo.produce import produce
 
     cache = Cache.from_environment()
     workers = jobs or os.cpu_count() or 1

@@ -48,9 +48,9 @@ def rebuild(
     from stereo.build.workspace import workspace
     from stereo.check.diff import diff
     from stereo.check.rebuild import EmptyCache
-    from stereo.cli.produce import produce
     from stereo.inputs.sources import Overrides, Sources
     from stereo.inputs.store import Store
+    from stereo.produce import produce
 
     manifest = read_manifest(folder)
     plan = _plan(manifest, locks)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from makers.disk import make_cpio, make_qcow2
 from makers.dist import INITRD, compress, make_dist
 from makers.node import SAMPLE, Files, Node, directory, file, symlink
-from stereo.check.diff import diff, first_difference_level
+from stereo.check.diff import diff
 from stereo.errors import UsageError
 from stereo.report import Silent
 
@@ -52,7 +52,6 @@ def changed(**files: Node | None) -> Files:
 def test_equal_dists_have_no_difference(tmp_path: Path) -> None:
     a, b = two(tmp_path)
     assert lines(a, b) == []
-    assert first_difference_level(a, b) is None
 
 
 def test_one_changed_file_in_the_root_is_the_first_difference(tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_one_changed_file_in_the_root_is_the_first_difference(tmp_path: Path) ->
         "stereos.img: partition root: /etc/hostname: content differs at byte 3 (8 against 12 bytes),"
         ' line 1: "stereos" against "steREOS"'
     )
-    assert first_difference_level(a, b) == "file"
+    assert found[0].level == "file"
     told = "\n".join(map(str, found))
     # What follows from it comes behind it: the hash tree, the command line in the UKI, the derived files, the manifest.
     assert "partition root-verity: the hash tree differs" in told
@@ -179,7 +178,7 @@ def test_single_disks_are_compared_in_every_form(tmp_path: Path, name: str) -> N
 def test_single_archives_are_compared(tmp_path: Path) -> None:
     a, b = two_files(tmp_path, "initrd", make_cpio(SAMPLE), make_cpio(changed(empty=None)))
     assert lines(a, b) == ["/empty: only in A (file)"]
-    assert first_difference_level(a, b) == "cpio"
+    assert diff(a, b, Silent())[0].level == "cpio"
 
 
 def test_what_is_equal_inside_still_differs(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from makers.dist import make_dist
+from stereo import produce
 from stereo.check.rebuild import EmptyCache
-from stereo.cli import plans, produce, rebuild
+from stereo.cli import plans, rebuild
 from stereo.cli.app import run
 from stereo.cli.version import revision_of
 from stereo.errors import StereoError

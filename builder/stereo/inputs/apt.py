@@ -72,7 +72,12 @@ class Apt:
         ProblemsError naming every package that does not exist, StereoError if apt finds no solution.
         """
         if wrong := [name for name in packages if not _REQUEST.fullmatch(name)]:
-            raise ProblemsError([Problem("packages", name[:80], "is not a Debian package name") for name in wrong])
+            raise ProblemsError(
+                [
+                    Problem("packages", name[:80], "is not a Debian package name", "see `apt-cache search`")
+                    for name in wrong
+                ]
+            )
         words = [*(BOOTSTRAP if bootstrap else ()), *packages]
         try:
             printed = self._root.run("install", "--print-uris", "-q", "-y", *words)
@@ -81,7 +86,13 @@ class Apt:
         chosen = {found["sha256"]: unquote(found["file"]) for found in _PRINTED.finditer(printed)}
         if len(chosen) != sum(line.startswith("'") for line in printed.splitlines()):
             raise StereoError("the index has a package without a SHA-256, or one content under two names")
-        return tuple(sorted(self._rows(chosen), key=lambda row: (row.name, row.arch)))
+        rows = tuple(sorted(self._rows(chosen), key=lambda row: (row.name, row.arch)))
+        names = {row.name for row in rows}
+        if virtual := [name for name in packages if not name.startswith("?") and name not in names]:
+            # apt took one that provides it; whoever reads the lock looks for the name that was asked for
+            hint = "name a package that provides it, see `apt-cache showpkg`"
+            raise ProblemsError([Problem("packages", name, "is a virtual package", hint) for name in virtual])
+        return rows
 
     def _rows(self, chosen: Mapping[str, str]) -> Iterator[Deb]:
         """The rows of the packages with these SHA-256, as the verified indexes have them."""

@@ -210,3 +210,10 @@ def test_a_setting_of_the_host_that_could_break_out_is_not_passed_on(sources: So
     )
     with pytest.raises(StereoError, match="cannot be passed on"):
         resolved(hostile, "agent")
+
+
+def test_a_virtual_package_is_refused_by_name_since_nobody_could_find_it_in_the_lock(sources: Sources) -> None:
+    with pytest.raises(ProblemsError) as caught:
+        resolved(sources, "virtual")
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.message) == ("virtual", "is a virtual package")

@@ -110,8 +110,8 @@ def _entry(label: str, text: str) -> Iterator[str]:
 Example:
   stereo schema mixtape > mixtapes/mixtape.schema.json""",
 )
-@click.argument("what", type=click.Choice(["mixtape"]))
-@speaking()
+@click.argument("what", metavar="KIND", type=click.Choice(["mixtape"]))
+@speaking(as_json=True)  # a schema is JSON with or without --json
 def schema(out: Output, what: str) -> None:
     """Print the JSON Schema of a file format, for editors and other tools."""
     from stereo.model.mixtape import mixtape_schema

@@ -193,3 +193,8 @@ def test_what_is_no_file_is_no_lock_and_does_not_hang_us(kind: str, tmp_path: Pa
         path.symlink_to("/dev/zero")
     with pytest.raises(StereoError, match=f"stereo lock base --locks {tmp_path}"):
         LockFolder(tmp_path).read("base", Architecture.X86_64)
+
+
+def test_schema_is_json_also_when_asked_for_json(capsys: Capture) -> None:
+    assert run(["schema", "mixtape", "--json"]) == 0
+    assert capsys.readouterr().out == mixtape_schema()

@@ -10,6 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
+def shown(text: str, limit: int = 300) -> str:
+    """Text of unknown origin, fit for a terminal: no control characters, no broken ones, not endless."""
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return plain if len(plain) <= limit else plain[:limit] + "…"
+
+
 class StereoError(Exception):
     """A failure that the user can understand and act on.
 

@@ -15,19 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from stereo.errors import StereoError
+from stereo.errors import StereoError, shown
 
 CHUNK = 1 << 20
 """Bytes that a streaming pass takes at a time."""
 
 LARGEST_READ = 16 << 20
 """No structure of any format is larger; what claims to be is refused before memory is taken for it."""
-
-
-def shown(text: str, limit: int = 300) -> str:
-    """Text out of an artifact, fit for a terminal: no control characters, no broken ones, not endless."""
-    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return plain if len(plain) <= limit else plain[:limit] + "…"
 
 
 class FormatError(StereoError):

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # mount(8): the tools into the workspace, and the workspace to where it is seen.
 _PLACES = 'mount --bind "$1" "$2/tools"; mount --rbind "$2" "$3"; shift 3; exec "$@"'
 _MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/home")
-_SUFFIX_OF_A_STEP = re.compile(r"^‣\s+")
+_MARK_OF_A_STEP = re.compile(r"^‣\s+")
 
 
 def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
@@ -63,7 +63,7 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
             run(command, env=environment, cwd=Path("/"), on_line=keep)
         except CommandFailed as error:
             lines = [line for line in error.output.splitlines() if line.strip()]
-            steps = [_SUFFIX_OF_A_STEP.sub("", line) for line in lines if _SUFFIX_OF_A_STEP.match(line)]
+            steps = [_MARK_OF_A_STEP.sub("", line) for line in lines if _MARK_OF_A_STEP.match(line)]
             what = "mkosi failed" + (f" at “{steps[-1][:200]}”" if steps else "")
             if error.out_of_space:
                 raise StereoError(

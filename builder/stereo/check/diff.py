@@ -11,10 +11,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from stereo.artifacts import zst
-from stereo.artifacts.region import FormatError, OpenFile, Region, first_difference, shown
+from stereo.artifacts.region import FormatError, OpenFile, Region, first_difference
 from stereo.check.diffdisk import differences, kind_of
 from stereo.check.differences import Difference, Level, against, inside, limited
-from stereo.errors import UsageError
+from stereo.errors import UsageError, shown
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES
 from stereo.report import Report
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stereo.artifacts.region import Region, first_difference, shown
+from stereo.artifacts.region import Region, first_difference
+from stereo.errors import shown
 
 _LARGEST_TEXT = 64 << 10
 _MOST_OF_A_LINE = 60

@@ -9,9 +9,10 @@ from uuid import UUID
 from stereo.artifacts import gpt
 from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
-from stereo.artifacts.region import FormatError, Region, shown
+from stereo.artifacts.region import FormatError, Region
 from stereo.artifacts.tree import Kind, find
 from stereo.artifacts.vfat import Vfat
+from stereo.errors import shown
 from stereo.model.manifest import Manifest, Partition, PlainArtifact
 
 _MOST_PADDING = 64 << 10

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from stereo.artifacts import gpt, zst
 from stereo.artifacts.qcow2 import Qcow2
-from stereo.artifacts.region import FormatError, OpenFile, Region, shown
+from stereo.artifacts.region import FormatError, OpenFile, Region
 from stereo.check import disk
 from stereo.check.passes import Seen, Tick, content_digest, plain_pass, qcow2_pass, raw_pass, zst_pass
-from stereo.errors import ProblemsError, UsageError
+from stereo.errors import ProblemsError, UsageError, shown
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES, DiskArtifact, Manifest, parse_manifest
 from stereo.report import Report
 

@@ -12,6 +12,7 @@ from stereo.cli.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
+from stereo.model.manifest import EPOCH_MAX, EPOCH_MIN
 from stereo.model.mixtape import Mixtape, load_mixtape
 from stereo.paths import Checkout
 from stereo.plan.plan import Plan, make_plan
@@ -19,7 +20,6 @@ from stereo.plan.plan import Plan, make_plan
 DEFAULT_LEVEL = 19
 QUICK_LEVEL = 3
 _EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
-_EARLIEST, _LATEST = 315_532_800, 2**32 - 1  # what FAT can say, and what a 32-bit time can
 
 
 def plan_of(
@@ -60,7 +60,7 @@ def source_date_epoch(text: str) -> int | None:
     if not text:
         return None
     seconds = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else -1
-    if not _EARLIEST <= seconds <= _LATEST:
-        hint = f"seconds since 1970 from {_EARLIEST} (1980, the first year that FAT knows) to {_LATEST}"
+    if not EPOCH_MIN <= seconds <= EPOCH_MAX:
+        hint = f"seconds since 1970 from {EPOCH_MIN} (1980, the first year that FAT knows) to {EPOCH_MAX}"
         raise UsageError(f"{text[:40]!r} is no time for an image", where=_EPOCH_VARIABLE, hint=hint)
     return seconds

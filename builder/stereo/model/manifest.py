@@ -18,7 +18,7 @@ import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from tomlkit.items import Table
 
-from stereo.errors import Problem, ProblemsError
+from stereo.errors import Problem, ProblemsError, shown
 
 SCHEMA = 1
 MANIFEST_FILE = "mixtape.toml"
@@ -255,7 +255,7 @@ def parse_manifest(data: bytes, file: str) -> Manifest:
     except RecursionError as error:
         raise refuse("(file)", "is nested too deep") from error
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python itself refuses
-        raise refuse("(file)", f"is not TOML: {_shown(str(error), 200)}") from error
+        raise refuse("(file)", f"is not TOML: {shown(str(error), 200)}") from error
     schema = table.get("schema")
     if type(schema) is not int or not 1 <= schema <= 9999:
         raise refuse("schema", "is missing or not a small positive number", "this is not a manifest of stereo")
@@ -308,7 +308,7 @@ def problems_of(error: ValidationError, file: str) -> Iterator[Problem]:
     """What pydantic found wrong, in our words: at most 50 problems, and fit for a terminal."""
     details = error.errors(include_input=False, include_url=False, include_context=False)
     for detail in details[:_MAX_PROBLEMS]:
-        key = _shown(".".join(str(part) for part in detail["loc"] if part != "[key]"), 120) or "(manifest)"
+        key = shown(".".join(str(part) for part in detail["loc"] if part != "[key]"), 120) or "(manifest)"
         match detail["type"]:
             case "missing":
                 message = "is missing"
@@ -318,12 +318,6 @@ def problems_of(error: ValidationError, file: str) -> Iterator[Problem]:
                 message = detail["msg"].removeprefix("Value error, ")
             case _:
                 message = detail["msg"][0].lower() + detail["msg"][1:]
-        yield Problem(file, key, _shown(message, 200))
+        yield Problem(file, key, shown(message, 200))
     if len(details) > _MAX_PROBLEMS:
         yield Problem(file, "(manifest)", f"and {len(details) - _MAX_PROBLEMS} more problems")
-
-
-def _shown(text: str, limit: int) -> str:
-    """Text of unknown origin, fit for a terminal: no control characters, not endless."""
-    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return plain if len(plain) <= limit else plain[:limit] + "…"

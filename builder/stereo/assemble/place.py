@@ -63,13 +63,18 @@ def publish(folder: Path, dist: Path) -> None:
     settle_folder(dist.parent)
 
 
+def refuse_what_is_no_link(link: Path) -> None:
+    """Raises StereoError if `point_result` could not make `link`. To be asked before minutes of work, not after."""
+    if link.exists() and not link.is_symlink():
+        raise StereoError("is no symbolic link, so it is not replaced", where=str(link), hint="move it away")
+
+
 def point_result(link: Path, dist: Path) -> None:
     """Make the symbolic link `link` (`result` in the working directory) lead to `dist`, in one step.
 
     Raises StereoError if something else than a link has that name.
     """
-    if link.exists() and not link.is_symlink():
-        raise StereoError("is no symbolic link, so it is not replaced", where=str(link), hint="move it away")
+    refuse_what_is_no_link(link)
     place = link.parent.resolve()
     fresh = place / f".{link.name}.{os.getpid()}"
     with suppress(FileNotFoundError):

@@ -71,11 +71,12 @@ def build(
 ) -> None:
     """Build a mixtape: raw disk, qcow2, kernel files, their compressed forms and mixtape.toml."""
     from stereo.assemble.dist import is_current, read_manifest
-    from stereo.assemble.place import point_result
+    from stereo.assemble.place import point_result, refuse_what_is_no_link
     from stereo.cli.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
 
     if quick and level is not None:
         raise UsageError("--quick chooses the level itself", where="--level", hint="leave out one of the two")
+    refuse_what_is_no_link(Path("result"))
     level = QUICK_LEVEL if quick else level or DEFAULT_LEVEL
     plan = plan_of(name, arch=arch, version=version, locks=locks, level=level)
     dist = output_dir.absolute() / plan.mixtape.name / plan.version / plan.arch

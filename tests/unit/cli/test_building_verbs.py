@@ -115,6 +115,7 @@ def test_build_never_replaces_a_result_that_is_no_link(planned: dict[str, Any], 
     tmp_path.joinpath("result").mkdir()
     assert run(["build", "base"]) == 1
     assert tmp_path.joinpath("result").is_dir()
+    assert planned["made"] == []  # said before the work, not after it
 
 
 def test_build_of_a_dev_profile_without_a_key_says_how_to_make_one(capsys: Capture) -> None:

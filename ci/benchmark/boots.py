@@ -8,7 +8,7 @@ from pathlib import Path
 from ci.benchmark import reference
 from ci.benchmark.figures import Figure
 
-from stereo.report import Report
+from stereo.report import Report, Silent
 from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
 from stereo.vm.machine import Accelerator, Disk, MachineSpec
 from stereo.vm.programs import Programs
@@ -27,7 +27,7 @@ def alternate(
     for number in range(times):
         for name, (spec, until) in specs.items():
             with report.step(f"Booting {name} ({number + 1} of {times})"):
-                taken[name].append(boot(backend, spec, report, until=until, timeout=_TIMEOUT, grace=0).total)
+                taken[name].append(boot(backend, spec, Silent(), until=until, timeout=_TIMEOUT, grace=0).total)
     return {name: Figure(tuple(values), "s") for name, values in taken.items()}
 
 

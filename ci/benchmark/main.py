@@ -41,6 +41,7 @@ ROWS: dict[str, tuple[str, float]] = {
     "verify": ("`stereo verify`, against `sha256sum` and `zstd -t`", 0.70),
     "memory": ("peak memory of the builder's own process", 200e6),
 }
+_WITH_REFERENCE = ("build", "download", "boot-kernel", "boot-uefi")
 _STATE = "state.json"
 _UNCHANGED_RUNS = 5
 
@@ -71,7 +72,7 @@ class Bench:
     def build(self) -> None:
         """Build both sides in turn, `runs` times, and ours again after a change and after none."""
         plan = plan_of(self.ours.mixtape, arch=None, version=None, locks=None, level=self.level)
-        needs_reference = self.wants("build", "download", "boot-kernel", "boot-uefi")
+        needs_reference = self.wants(*_WITH_REFERENCE)
         if not needs_reference:  # it is what puts our packages into the store
             reference.obtain_packages(plan, self.builder, self.work)
         self.ours.prepare()
@@ -159,6 +160,10 @@ class Bench:
         self.steps = state["steps"]
         for name in ("full", "overlay", "unchanged"):
             setattr(self.ours, name, [Timed(**run) for run in state[name]])
+        lacking = {"overlay": not self.ours.overlay, "unchanged": not self.ours.unchanged}
+        lacking |= {row: not self.steps for row in _WITH_REFERENCE}
+        if missing := [row for row in ROWS if row in self.only and lacking.get(row)]:
+            raise StereoError(f"the kept builds were made without {', '.join(missing)}", where=str(self.work))
 
     def remove(self) -> None:
         reference.remove(self.work)

@@ -134,7 +134,7 @@ def _explained(error: process.CommandFailed, packages: Sequence[str]) -> StereoE
     if "base-files" in {first or second for first, second in unknown}:
         return StereoError(
             f"the mirror has signed indexes of Debian {RELEASE}, but no packages in them for this architecture",
-            hint="name another mirror with --mirror and --security-mirror",
+            hint="name another with --mirror, for security updates with STEREO_SECURITY_MIRROR",
         )
     if names := {first or second for first, second in unknown} & set(packages):
         return ProblemsError(
@@ -179,7 +179,7 @@ def opened(arch: Architecture, sources: Sources) -> Iterator[Apt]:
             yield Apt(root, arch)
             return
     told = re.sub(r"//[^/@\s]+@", "//…@", "\n".join(failures))
-    hint = "check the mirrors with `stereo doctor`, or name one with --mirror and --security-mirror"
+    hint = "check the mirrors with `stereo doctor`, or name one with --mirror (for security updates STEREO_SECURITY_MIRROR)"
     if "NO_PUBKEY" in told:
         hint = "update the keyring: apt update && apt install debian-archive-keyring"
     raise StereoError(f"could not obtain verified indexes of Debian {RELEASE}:\n{told}", hint=hint)

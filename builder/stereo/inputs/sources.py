@@ -85,12 +85,9 @@ class Sources:
         """The roots of the archive "main" or "security". Raises StereoError if the host names none."""
         roots = self.security if name == "security" else self.main
         if not roots:
-            option, variable = (
-                ("--security-mirror", "STEREO_SECURITY_MIRROR") if name == "security" else ("--mirror", "STEREO_MIRROR")
-            )
             raise StereoError(
                 f"the host's apt configuration names no mirror of Debian's {name} archive",
-                hint=f"name one with {option} URL or {variable}",
+                hint="set STEREO_SECURITY_MIRROR" if name == "security" else "name one with --mirror URL or STEREO_MIRROR",
             )
         return roots
 

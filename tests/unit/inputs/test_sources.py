@@ -98,7 +98,7 @@ def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
 
 
 def test_a_missing_archive_is_named_with_the_option_that_names_it() -> None:
-    with pytest.raises(StereoError, match="--security-mirror"):
+    with pytest.raises(StereoError, match="STEREO_SECURITY_MIRROR"):
         Sources(main=(MAIN,)).archive("security")
     with pytest.raises(StereoError, match="STEREO_MIRROR"):
         Sources().archive("main")

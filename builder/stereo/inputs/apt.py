@@ -179,7 +179,7 @@ def opened(arch: Architecture, sources: Sources) -> Iterator[Apt]:
             yield Apt(root, arch)
             return
     told = re.sub(r"//[^/@\s]+@", "//…@", "\n".join(failures))
-    hint = "check the mirrors with `stereo doctor`, or name one with --mirror (for security updates STEREO_SECURITY_MIRROR)"
+    hint = "check the mirrors with `stereo doctor`, or name others: --mirror, STEREO_SECURITY_MIRROR"
     if "NO_PUBKEY" in told:
         hint = "update the keyring: apt update && apt install debian-archive-keyring"
     raise StereoError(f"could not obtain verified indexes of Debian {RELEASE}:\n{told}", hint=hint)

@@ -87,7 +87,7 @@ class Sources:
         if not roots:
             raise StereoError(
                 f"the host's apt configuration names no mirror of Debian's {name} archive",
-                hint="set STEREO_SECURITY_MIRROR" if name == "security" else "name one with --mirror URL or STEREO_MIRROR",
+                hint="set STEREO_SECURITY_MIRROR" if name == "security" else "add --mirror URL, or set STEREO_MIRROR",
             )
         return roots
 

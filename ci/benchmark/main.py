@@ -161,7 +161,7 @@ class Bench:
         for name in ("full", "overlay", "unchanged"):
             setattr(self.ours, name, [Timed(**run) for run in state[name]])
         lacking = {"overlay": not self.ours.overlay, "unchanged": not self.ours.unchanged}
-        lacking |= {row: not self.steps for row in _WITH_REFERENCE}
+        lacking |= dict.fromkeys(_WITH_REFERENCE, not self.steps)
         if missing := [row for row in ROWS if row in self.only and lacking.get(row)]:
             raise StereoError(f"the kept builds were made without {', '.join(missing)}", where=str(self.work))
 

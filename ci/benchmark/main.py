@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import click
 from ci.benchmark import boots, reference
@@ -211,6 +213,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     report = PlainReport(sys.stderr, quiet=False)
     try:
+        held = _hold(folder)
         builder = Builder(cache, Store(cache.store), Sources.from_host(Overrides(mirror=mirror)), report)
         tools = builder.tools(plan_of(mixtape, arch=None, version=None, locks=None))
         ours = Ours(Checkout.containing_this_package().root, cache, folder, mixtape, level)
@@ -225,6 +228,7 @@ def main(
         sizes = bench.sizes()
         if not keep and not reuse:
             bench.remove()
+        held.close()
     except StereoError as error:
         raise click.ClickException(f"{error.where or 'bench'}: {error.what}" + _hint(error)) from error
     _tell(rows, sizes, bench)
@@ -240,6 +244,16 @@ def main(
         }
         json_file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     sys.exit(0 if all(row.reached for row in rows) else 1)
+
+
+def _hold(folder: Path) -> TextIO:
+    """Keep a second benchmark out of the work folder, and out of the figures, for as long as this is open."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StereoError("another benchmark is running here", where=str(folder)) from None
+    return lock
 
 
 def _hint(error: StereoError) -> str:

@@ -13,9 +13,10 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,30 @@ def die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect after the block instead of in it.
+
+    While Python forks with a `preexec_fn` it runs hooks whose exceptions it only prints: a Ctrl-C in that moment would
+    be lost, and one a moment later would leave a child that nobody holds. Only the main thread handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda caught_number, _: caught.append(caught_number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if caught:
+            signal.raise_signal(caught[0])
+
+
 def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes], *, grace: float = 5.0) -> None:
     """Ask the process group of `process` to end, wait `grace` seconds, then kill it. Returns when it is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -108,23 +133,22 @@ def run(
     command = [str(word) for word in argv]
     log.debug("run %s", quote(command))
     began = time.monotonic()
+    process: subprocess.Popen[str] | None = None
     try:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(env) if env is not None else closed_environment(),
-            stdin=subprocess.PIPE if input_text is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
-            text=True,
-            errors="replace",
-            umask=umask,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    except OSError as error:
-        raise CommandFailed(command, 127, str(error)) from error
-    try:
+        with interrupts_deferred():
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=dict(env) if env is not None else closed_environment(),
+                stdin=subprocess.PIPE if input_text is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
+                text=True,
+                errors="replace",
+                umask=umask,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
         if on_line:
             lines = []
             assert process.stdout is not None
@@ -135,11 +159,13 @@ def run(
             out, err = "".join(lines), ""
         else:
             out, err = process.communicate(input=input_text, timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        end_group(process)
-        raise CommandFailed(command, -signal.SIGKILL, f"no end after {timeout} s") from error
-    except BaseException:
-        end_group(process)
+    except BaseException as error:
+        if process is None and isinstance(error, OSError):
+            raise CommandFailed(command, 127, str(error)) from error
+        if process is not None:
+            end_group(process)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise CommandFailed(command, -signal.SIGKILL, f"no end after {timeout} s") from error
         raise
     seconds = time.monotonic() - began
     log.debug("%s: status %d after %.2f s", Path(command[0]).name, process.returncode, seconds)

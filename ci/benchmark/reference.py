@@ -100,8 +100,8 @@ Locale=C.UTF-8
 Timezone=UTC
 Hostname={NAME}
 RootPassword=hashed:!*
-# As quiet as our own image, but for the line by which we see that it is up.
-KernelCommandLine=console=ttyS0,115200 quiet loglevel=4 systemd.show_status=yes systemd.firstboot=off
+# The console that everybody needs who boots it without a screen; nothing else is tuned.
+KernelCommandLine=console=ttyS0,115200 systemd.firstboot=off
 """
     # The agent's programs get into the tree in the same way as into ours.
     agent = {name: plan.packages[name] for name in ("agent.json", "mkosi.postinst")}

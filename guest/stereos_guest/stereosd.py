@@ -8,7 +8,7 @@ Everything that it imports to become ready is built into the interpreter or in t
 from __future__ import annotations
 
 import posix
-from time import monotonic
+from time import monotonic, sleep
 
 from stereos_guest import bootclock, protocol
 from stereos_guest.loop import Loop
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stereos_guest.session import Handler
+
+HARDENED = "/run/stereos/hardened"
+"""Made by stereos-harden.service when packet filter, kernel settings and module lock are in place."""
 
 _POWER_OFF_SIGNAL = 34 + 4  # SIGRTMIN+4 under glibc; see systemd(1)
 
@@ -104,6 +107,16 @@ def power_off() -> None:
     posix.kill(1, _POWER_OFF_SIGNAL)
 
 
+def wait_for(path: str) -> None:
+    """Return when `path` exists. How long that may take is the service manager's affair (TimeoutStartSec=)."""
+    while True:
+        try:
+            posix.stat(path)
+            return
+        except FileNotFoundError:
+            sleep(0.01)
+
+
 def main(root: str = "") -> int:
     """Serve until killed. `root` is put before every path, for tests; with it the machine is never switched off."""
     began = bootclock.uptime()
@@ -112,6 +125,7 @@ def main(root: str = "") -> int:
     daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE), in_charge)
     daemon.boot["stereosd_start"] = began
     watch = PortWatch(loop, daemon.port_session, daemon.announcement, root)
+    wait_for(root + HARDENED)
     watch.search()
     daemon.become_ready()
     loop.turn(0)  # a host that waits hears it now, before anything else is done

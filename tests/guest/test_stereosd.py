@@ -26,12 +26,14 @@ BUILT_IN_OR_OURS = {"time", "_json", "select", "errno", "posix", "__future__", "
 class Guest:
     """A running stereosd, its port, and a tree to find both in."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, hardened: bool = True) -> None:
         self.root = root
         (root / "sys/class/virtio-ports/vport1p1").mkdir(parents=True)
         (root / "sys/class/virtio-ports/vport1p1/name").write_text("io.stereos.control\n")
         (root / "run/stereos").mkdir(parents=True)
         (root / "run/stereos/boot").write_text("initrd_start=1.25\nswitch_root=2.5\n")
+        if hardened:
+            self.harden()
         (root / "dev").mkdir()
         self.master, self.slave = os.openpty()
         tty.setraw(self.master)
@@ -52,6 +54,10 @@ class Guest:
             f"import sys; sys.path.insert(0, {str(GUEST)!r}); "
             f"from stereos_guest.stereosd import main; sys.exit(main({str(self.root)!r}))"
         )
+
+    def harden(self) -> None:
+        """As stereos-harden.service ends."""
+        (self.root / "run/stereos/hardened").touch()
 
     def send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -89,6 +95,17 @@ def test_it_announces_booting_then_ready_with_the_phases_of_the_boot(guest: Gues
     assert boot["initrd_start"] == 1.25
     assert boot["switch_root"] == 2.5
     assert boot["stereosd_start"] <= boot["ready"]
+
+
+def test_it_says_nothing_before_the_machine_is_hardened(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, hardened=False)
+    try:
+        said, _, _ = select.select([guest.master, guest.manager.fileno()], [], [], 0.5)
+        assert not said
+        guest.harden()
+        assert [guest.hear()["payload"]["state"] for _ in range(2)] == ["booting", "ready"]
+    finally:
+        guest.close()
 
 
 def test_it_tells_the_service_manager_that_it_is_ready(guest: Guest) -> None:

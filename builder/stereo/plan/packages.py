@@ -19,12 +19,15 @@ _SYSTEM = (
     "kmod",
     "libpython3-stdlib",
     "nftables",
+    "openssh-server",
     "python3-minimal",
+    "runsc",
     "sudo",
     "systemd",
     "systemd-boot-efi",
     "systemd-repart",
     "systemd-sysv",
+    "tmux",
     "udev",
 )
 
@@ -42,6 +45,7 @@ _TOOLS = (
     "mawk",
     "mkosi",
     "mtools",
+    "passt",
     "python3-minimal",
     "python3-pefile",
     "qemu-utils",
@@ -50,6 +54,7 @@ _TOOLS = (
     "systemd-boot-efi",
     "systemd-repart",
     "systemd-ukify",
+    "virtiofsd",
     "zstd",
 )
 _TOOLS_OF = {

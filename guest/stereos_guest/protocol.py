@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PORT_NAME = "io.stereos.control"
 MAX_LINE = 1 << 20  # bytes, with the newline
+MAX_ID = (1 << 53) - 1  # what JSON numbers hold everywhere (RFC 7493, 2.2)
 
 PING, PONG = "ping", "pong"
 GET_HEALTH, HEALTH = "get_health", "health"
@@ -26,8 +27,25 @@ SHUTDOWN = "shutdown"
 ACK = "ack"
 LIFECYCLE = "lifecycle"
 
-REQUESTS = (PING, GET_HEALTH, SET_CONFIG, INJECT_SECRET, INJECT_SSH_KEY, MOUNT, SHUTDOWN)  # host to guest
-REPLIES = (PONG, HEALTH, ACK, LIFECYCLE)  # guest to host; `lifecycle` is pushed
+# Our extension, for a host that has said `hello`; whoever has not is spoken to as the original would.
+VERSION = 1
+HELLO = "hello"
+EXEC, COPY_IN, COPY_OUT, CONNECT, LOGS = "exec", "copy_in", "copy_out", "connect", "logs"  # each opens a stream
+DATA, EOF, WINDOW, RESIZE, SIGNAL, CANCEL, EXIT = "data", "eof", "window", "resize", "signal", "cancel", "exit"
+LIST_SECRETS, SECRETS, REMOVE_SECRET = "list_secrets", "secrets", "remove_secret"
+LIST_MOUNTS, MOUNTS, UNMOUNT = "list_mounts", "mounts", "unmount"
+LIST_AGENTS, AGENTS, AGENT = "list_agents", "agents", "agent"
+SET_NETWORK, SSH_HOST_KEY, EVENT = "set_network", "ssh_host_key", "event"
+
+OPENERS = (EXEC, COPY_IN, COPY_OUT, CONNECT, LOGS)
+ORIGINAL = (PING, GET_HEALTH, SET_CONFIG, INJECT_SECRET, INJECT_SSH_KEY, MOUNT, SHUTDOWN)
+REQUESTS = (
+    *(*ORIGINAL, HELLO, *OPENERS, LIST_SECRETS, REMOVE_SECRET, LIST_MOUNTS, UNMOUNT, LIST_AGENTS, AGENT),
+    *(SET_NETWORK, SSH_HOST_KEY, DATA, EOF, WINDOW, RESIZE, SIGNAL, CANCEL),
+)  # host to guest
+REPLIES = (
+    *(PONG, HEALTH, ACK, LIFECYCLE, HELLO, SECRETS, MOUNTS, AGENTS, SSH_HOST_KEY, EVENT, DATA, EOF, WINDOW, EXIT),
+)  # guest to host; `lifecycle` and `event` are pushed
 
 BOOTING, READY, HEALTHY, DEGRADED, SHUTTING_DOWN = "booting", "ready", "healthy", "degraded", "shutdown"
 STATES = (BOOTING, READY, HEALTHY, DEGRADED, SHUTTING_DOWN)
@@ -38,12 +56,16 @@ class ProtocolError(Exception):
 
 
 class Message:
-    """One envelope. `payload` is whatever JSON value came with it; `has_payload` tells null from absent."""
+    """One envelope. `payload` is whatever JSON value came with it; `has_payload` tells null from absent.
 
-    __slots__ = ("has_payload", "payload", "type")
+    `id` is the request number of our extension: 1 or more, or 0 where there is none.
+    """
 
-    def __init__(self, type: str, payload: Any = None, has_payload: bool = False) -> None:  # noqa: A002
+    __slots__ = ("has_payload", "id", "payload", "type")
+
+    def __init__(self, type: str, payload: Any = None, has_payload: bool = False, id: int = 0) -> None:  # noqa: A002
         self.type = type
+        self.id = id
         self.payload = payload
         self.has_payload = has_payload
 
@@ -106,9 +128,12 @@ def decode(line: bytes) -> Message:
     kind = field(value, "type", "")
     if not isinstance(kind, str):
         raise ProtocolError("malformed JSON: type is not text")
+    number = value.get("id", 0)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_ID:
+        raise ProtocolError("malformed JSON: id is not a number from 1 on")
     absent = object()
     payload = field(value, "payload", absent)
-    return Message(kind) if payload is absent else Message(kind, payload, True)
+    return Message(kind, id=number) if payload is absent else Message(kind, payload, True, number)
 
 
 def field(table: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -121,9 +146,11 @@ def field(table: Mapping[str, Any], name: str, default: Any) -> Any:
     return default
 
 
-def encode(type: str, payload: Mapping[str, Any] | None = None) -> bytes:  # noqa: A002
+def encode(type: str, payload: Mapping[str, Any] | None = None, id: int = 0) -> bytes:  # noqa: A002
     """The line, newline included, for an envelope. Raises ProtocolError if it is not JSON or longer than MAX_LINE."""
     envelope: dict[str, Any] = {"type": type}
+    if id:
+        envelope["id"] = id
     if payload is not None:
         envelope["payload"] = payload
     try:
@@ -135,26 +162,30 @@ def encode(type: str, payload: Mapping[str, Any] | None = None) -> bytes:  # noq
     return line
 
 
-def ack(reply_to: str, error: str = "") -> bytes:
+def ack(reply_to: str, error: str = "", id: int = 0) -> bytes:  # noqa: A002
     """The answer to a request that has no answer of its own; a failed one if there is an `error`."""
     payload = {"reply_to": _short(reply_to), "ok": not error}
     if error:
         payload["error"] = error
-    return encode(ACK, payload)
+    return encode(ACK, payload, id)
 
 
-def unknown_type(type: str) -> bytes:  # noqa: A002
+def unknown_type(type: str, id: int = 0) -> bytes:  # noqa: A002
     """The answer to a type that a guest does not take."""
-    return ack(type, f"unknown message type: {_short(type)}")
+    return ack(type, f"unknown message type: {_short(type)}", id)
 
 
-def pong() -> bytes:
+def pong(id: int = 0) -> bytes:  # noqa: A002
     """The answer to `ping`."""
-    return encode(PONG)
+    return encode(PONG, id=id)
 
 
 def health(
-    state: str, uptime_seconds: int, agents: Sequence[Mapping[str, Any]] = (), boot: Mapping[str, float] | None = None
+    state: str,
+    uptime_seconds: int,
+    agents: Sequence[Mapping[str, Any]] = (),
+    boot: Mapping[str, float] | None = None,
+    id: int = 0,  # noqa: A002
 ) -> bytes:
     """The answer to `get_health`. `uptime_seconds` counts from the daemon's start; `boot` is our addition."""
     payload: dict[str, Any] = {"state": state}
@@ -163,7 +194,7 @@ def health(
     payload["uptime_seconds"] = uptime_seconds
     if boot:
         payload["boot"] = boot
-    return encode(HEALTH, payload)
+    return encode(HEALTH, payload, id)
 
 
 def lifecycle(state: str, message: str = "", boot: Mapping[str, float] | None = None) -> bytes:

@@ -83,3 +83,8 @@ class Checkout:
 def user_config() -> Path:
     """`~/.config/stereos`: the developer's SSH key is there, as in the original system."""
     return _xdg("XDG_CONFIG_HOME", ".config") / "stereos"
+
+
+def user_state() -> Path:
+    """What outlives a run and is of this machine only: the sandboxes."""
+    return _xdg("XDG_STATE_HOME", ".local/state") / "stereo"

@@ -1,0 +1,1 @@
+"""Sandboxes: a machine that was set up from a jcard.toml, watched by a supervisor process of its own."""

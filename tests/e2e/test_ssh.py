@@ -6,7 +6,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm.accel import choose
 from stereo.vm.boot import BootFiles, Form, check_answers, make_spec, running, shut_down
+from stereo.vm.machine import Forward, Nat
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
 
@@ -61,10 +61,12 @@ def answers(
     programs = Programs.find(tools_tree)
     backend = QemuBackend(programs, tmp_path_factory.mktemp("scratch"))
     port = free_port()
-    spec = make_spec(BootFiles.in_folder(dev_dist), Form.KERNEL, choose(programs, cache.probe, Silent()), network=True)
+    accelerator = choose(programs, cache.probe, Silent())
+    network = Nat((Forward(port, 22),))
+    spec = make_spec(BootFiles.in_folder(dev_dist), Form.KERNEL, accelerator, network=network)
 
     async def ask() -> dict[str, Any]:
-        async with running(backend, replace(spec, ssh_port=port), Silent(), timeout=300) as booted:
+        async with running(backend, spec, Silent(), timeout=300) as booted:
             until = time.monotonic() + 180
             while (first := await asyncio.to_thread(ssh, dev_key, port, "admin", "true"))["status"] != 0:
                 assert time.monotonic() < until, f"no ssh: {first}\n{booted.console.tail()}"

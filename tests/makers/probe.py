@@ -20,7 +20,7 @@ from stereo.artifacts.region import OpenFile
 from stereo.artifacts.tree import find
 from stereo.report import Silent
 from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
-from stereo.vm.machine import Accelerator, MachineSpec
+from stereo.vm.machine import Accelerator, MachineSpec, Nat
 from stereo.vm.qemu import QemuBackend
 
 PROGRAM = Path(__file__).parents[1] / "e2e" / "guestprobe.py"
@@ -76,7 +76,7 @@ class Prober:
 
     def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
         """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""
-        spec = make_spec(self._files, Form.KERNEL, self._accelerator, size=MachineSize(disk=room), network=True)
+        spec = make_spec(self._files, Form.KERNEL, self._accelerator, size=MachineSize(disk=room), network=Nat())
         assert spec.kernel
         kernel = replace(spec.kernel, initrd=self._initrd, cmdline=f"{spec.kernel.cmdline} {words}".rstrip())
         return replace(spec, kernel=kernel, disk=replace(spec.disk, path=disk or spec.disk.path))

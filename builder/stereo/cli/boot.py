@@ -73,6 +73,7 @@ def boot(
     from stereo.vm.accel import choose
     from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
     from stereo.vm.boot import boot as boot_until
+    from stereo.vm.machine import Nat
     from stereo.vm.qemu import QemuBackend
 
     if until is None and (out.json or not sys.stdin.isatty()):
@@ -81,7 +82,8 @@ def boot(
     programs = need_programs(cache, out.report)
     accelerator = choose(programs, cache.probe, out.report)
     size = MachineSize(cpus=cpus, memory=memory)
-    spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=network)
+    card = Nat() if network else None
+    spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=card)
     backend = QemuBackend(programs, cache.work)
     with ExitStack() as stack:
         streams: list[BinaryIO] = [stack.enter_context(log.open("wb"))] if log else []

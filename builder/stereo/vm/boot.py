@@ -14,7 +14,7 @@ from stereo.errors import StereoError
 from stereo.report import Report
 from stereo.vm.console import Console, Sink
 from stereo.vm.control import Control, GuestError, Health
-from stereo.vm.machine import Accelerator, Backend, Disk, KernelBoot, Machine, MachineSpec
+from stereo.vm.machine import Accelerator, Backend, Disk, KernelBoot, Machine, MachineSpec, Network
 from stereo.vm.timeline import Timeline, make_timeline
 from stereos_guest import protocol
 
@@ -62,7 +62,7 @@ def make_spec(
     accelerator: Accelerator,
     *,
     size: MachineSize = MachineSize(),
-    network: bool = False,
+    network: Network | None = None,
 ) -> MachineSpec:
     """The machine that boots `files` in `form`. Raises StereoError if the kernel's command line cannot be read."""
     disk = Disk(files.qcow2, "qcow2", size.disk) if form is Form.QCOW2 else Disk(files.raw, "raw", size.disk)

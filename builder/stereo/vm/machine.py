@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
 DiskFormat = Literal["raw", "qcow2"]
+Transport = Literal["tcp", "udp"]
+
+GUEST, GATEWAY, RESOLVER = "10.0.2.15", "10.0.2.2", "10.0.2.3"
+"""What guests of `Nat` and `Gated` see: their own address (DHCP), their gateway, and with `Nat` who answers DNS."""
+
+PROXY_PORT, DNS_PORT = 3128, 53
 
 
 class Accelerator(StrEnum):
@@ -43,6 +51,54 @@ class KernelBoot:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """A port of this host's 127.0.0.1 that leads to a port of the guest."""
+
+    host: int
+    guest: int
+    protocol: Transport = "tcp"
+
+
+@dataclass(frozen=True)
+class Nat:
+    """What this host reaches the guest reaches too, except the host's loopback. IPv4; see `GUEST` for the addresses."""
+
+    forwards: tuple[Forward, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The guest reaches `Machine.gate` and nothing else: sockets that listen where only the guest can connect.
+
+    It finds them at `GATEWAY`: the proxy's port, DNS, and each TCP port of `ports`.
+    """
+
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bridged:
+    """The guest is a neighbour of the host on an existing bridge, and gets its address there. Needs CAP_NET_ADMIN."""
+
+    bridge: str
+
+
+Network = Nat | Gated | Bridged
+
+
+@dataclass(frozen=True)
+class Share:
+    """A folder of the host that the guest can mount by `tag` (virtiofs).
+
+    Whoever starts the machine owns outside what user 1000 owns inside. `read_only` is enforced by the host.
+    """
+
+    tag: str
+    path: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """A machine to start. Without `kernel` it boots its disk by UEFI. `memory` is in MiB."""
 
@@ -51,8 +107,10 @@ class MachineSpec:
     accelerator: Accelerator = Accelerator.TCG
     cpus: int = 2
     memory: int = 1024
-    network: bool = False  # a NIC behind the hypervisor's own NAT
-    ssh_port: int | None = None  # of this host's loopback; leads to the guest's port 22, and needs `network`
+    network: Network | None = None
+    shares: tuple[Share, ...] = ()
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    """What systemd in the guest finds as system credentials, by name; see systemd.system-credentials(7)."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +136,15 @@ class Machine(Protocol):
     def began(self) -> float:
         """When the hypervisor was started, on the clock of `time.monotonic`."""
 
+    @property
+    def gate(self) -> Mapping[tuple[Transport, int], socket.socket]:
+        """With a `Gated` network what listens for the guest, by protocol and port; whoever serves them takes them."""
+
     async def wait(self) -> None:
-        """Return when the machine has ended by itself. Raises StereoError if the hypervisor failed."""
+        """Return when the machine has ended by itself.
+
+        Raises StereoError if the hypervisor failed, or if what serves its network or a share ended before it.
+        """
 
     async def stop(self, grace: float) -> None:
         """Press the power button, wait `grace` seconds, then switch off. Returns when nothing of it is left."""

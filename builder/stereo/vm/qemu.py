@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from stereo import process
 from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import OpenFile
 from stereo.errors import StereoError
-from stereo.vm.machine import Channel, Machine, MachineSpec
+from stereo.vm.machine import Channel, Machine, MachineSpec, Transport
 from stereo.vm.programs import Programs
 from stereo.vm.qemu_command import Wiring, command_arguments
 from stereo.vm.qmp import Qmp
@@ -41,6 +41,7 @@ class QemuMachine:
         self.console = console
         self.control = control
         self.began = began
+        self.gate: Mapping[tuple[Transport, int], socket.socket] = {}
         self._child = child
         self._qmp = qmp
         self._complaints = b""

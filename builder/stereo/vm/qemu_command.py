@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stereo.errors import StereoError
-from stereo.vm.machine import Accelerator, MachineSpec
+from stereo.vm.machine import Accelerator, MachineSpec, Nat
 from stereos_guest.protocol import PORT_NAME
 
 _CPU = {Accelerator.KVM: "host", Accelerator.HVF: "host", Accelerator.TCG: "max"}
@@ -116,11 +116,11 @@ def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
 
 
 def _network(spec: MachineSpec) -> list[str]:
-    if not spec.network:
+    if spec.network is None:
         return []
-    # Loopback only: on any other address the guest's ssh would be open to the host's neighbours.
-    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if spec.ssh_port else ""
-    return ["-netdev", f"user,id=net0{forward}", "-device", "virtio-net-pci,netdev=net0,romfile="]
+    forwards = spec.network.forwards if isinstance(spec.network, Nat) else ()
+    words = "".join(f",hostfwd={each.protocol}:127.0.0.1:{each.host}-:{each.guest}" for each in forwards)
+    return ["-netdev", f"user,id=net0{words}", "-device", "virtio-net-pci,netdev=net0,romfile="]
 
 
 def _channel(name: str, descriptor: int) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
-from stereo.vm.machine import Accelerator, Disk, KernelBoot, MachineSpec
+from stereo.vm.machine import Accelerator, Disk, Forward, KernelBoot, MachineSpec, Nat
 from stereo.vm.qemu_command import Wiring, command_arguments
 
 WIRING = Wiring(qmp=3, console=4, control=5, overlay=Path("/run/m/overlay.qcow2"))
@@ -86,13 +86,12 @@ def test_emulation_uses_a_thread_per_cpu() -> None:
 
 def test_there_is_no_network_unless_asked_for() -> None:
     assert not any("net" in word for word in golden(RAW, WIRING))
-    assert "virtio-net-pci,netdev=net0,romfile=" in golden(replace(RAW, network=True), WIRING)
+    assert "virtio-net-pci,netdev=net0,romfile=" in golden(replace(RAW, network=Nat()), WIRING)
 
 
 def test_a_forwarded_port_is_open_on_loopback_alone() -> None:
-    arguments = golden(replace(RAW, network=True, ssh_port=2222), WIRING)
+    arguments = golden(replace(RAW, network=Nat((Forward(2222, 22),))), WIRING)
     assert values(arguments, "-netdev") == ["user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22"]
-    assert not any("2222" in word for word in golden(replace(RAW, ssh_port=2222), WIRING))
 
 
 def test_changes_that_stay_are_flushed_when_the_guest_asks_for_it() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
@@ -22,10 +23,19 @@ Model = TypeVar("Model", bound=BaseModel)
 MOST_BYTES = 256 * 1024
 _MOST_SHOWN = 60
 _EVERY_KEY = "docs/mixtapes.md has every key"
+Location = tuple[int | str, ...]
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # What a pattern means, in words: a person who mistypes a name should not have to read a regular expression.
 _MEANINGS: dict[str, str] = {}
+
+
+class Faults(ValueError):
+    """What a validator raises that found several faults: where below its value, what, and a hint or None."""
+
+    def __init__(self, found: Sequence[tuple[Location, str, str | None]]) -> None:
+        super().__init__("; ".join(message for _, message, _ in found))
+        self.found = found
 
 
 def pattern(expression: str, meaning: str) -> Any:
@@ -49,8 +59,11 @@ def _frozen(value: object) -> object:
     return value
 
 
-def parse_toml(data: bytes, file: str) -> dict[str, object]:
-    """The tables of a TOML file, arrays as tuples. Raises ProblemsError when it is too large, no UTF-8 or no TOML."""
+def parse_toml(data: bytes, file: str, every_key: str = _EVERY_KEY) -> dict[str, object]:
+    """The tables of a TOML file, arrays as tuples. Raises ProblemsError when it is too large, no UTF-8 or no TOML.
+
+    `every_key` is the hint of last resort: it says where the keys are described.
+    """
     if len(data) > MOST_BYTES:
         raise ProblemsError([Problem(file, "-", f"larger than {MOST_BYTES // 1024} KiB", "leave out what is too much")])
     try:
@@ -60,14 +73,14 @@ def parse_toml(data: bytes, file: str) -> dict[str, object]:
             [Problem(file, "-", f"byte {error.start} is not UTF-8", "save the file as UTF-8")]
         ) from error
     except RecursionError as error:
-        raise ProblemsError([Problem(file, "-", "nested too deeply", _EVERY_KEY)]) from error
+        raise ProblemsError([Problem(file, "-", "nested too deeply", every_key)]) from error
     except ValueError as error:
         raise ProblemsError([Problem(file, "-", f"not TOML: {error}", "mend the file at that place")]) from error
     assert isinstance(parsed, dict)
     return parsed
 
 
-def key_of(location: tuple[int | str, ...]) -> str:
+def key_of(location: Location) -> str:
     """A pydantic location as the dotted key that stands in the file, such as `agent.extra_packages.npm[0].name`."""
     text = ""
     for part in location:
@@ -87,7 +100,7 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
 
 
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
     """The keys that the table which holds `location` may have."""
     current: type[BaseModel] | None = model
     for part in location[:-1]:
@@ -106,7 +119,7 @@ def nearest(word: str, known: list[str]) -> str | None:
     return f"known: {', '.join(known)}" if known else None
 
 
-def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str | None:
+def _description(model: type[BaseModel], location: Location) -> str | None:
     """What the schema says of the innermost described key on the way to `location`."""
     current: type[BaseModel] | None = model
     found = None
@@ -119,9 +132,13 @@ def _description(model: type[BaseModel], location: tuple[int | str, ...]) -> str
     return found
 
 
-def _problem(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
-    found = _worded(error, model, file)
-    return found if found.hint else replace(found, hint=_description(model, error["loc"]) or _EVERY_KEY)
+def _problems(error: ErrorDetails, model: type[BaseModel], file: str, every_key: str) -> Iterator[Problem]:
+    raised = error.get("ctx", {}).get("error")
+    places = raised.found if isinstance(raised, Faults) else [((), None, None)]
+    for below, message, hint in places:
+        location = (*error["loc"], *below)
+        found = Problem(file, key_of(location), message, hint) if message else _worded(error, model, file)
+        yield found if found.hint else replace(found, hint=_description(model, location) or every_key)
 
 
 def _worded(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
@@ -144,18 +161,22 @@ def _worded(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
     return Problem(file, key, error["msg"][:1].lower() + error["msg"][1:] + f", not {value}")
 
 
-def problems_of(error: ValidationError, model: type[BaseModel], file: str) -> list[Problem]:
+def problems_of(
+    error: ValidationError, model: type[BaseModel], file: str, every_key: str = _EVERY_KEY
+) -> list[Problem]:
     """Everything that pydantic found, in our words."""
     found = error.errors(include_url=False)
     # A list that lost its faulty items is then also too short: the second complaint is only an echo of the first.
     inner = {each["loc"][:-1] for each in found}
     told = (each for each in found if each["type"] != "too_short" or each["loc"] not in inner)
-    return [_problem(each, model, file) for each in told]
+    return [problem for each in told for problem in _problems(each, model, file, every_key)]
 
 
-def validate(data: dict[str, object], model: type[Model], file: str) -> Model:
-    """`data` as a `model`. Raises ProblemsError with every problem in it."""
+def validate(
+    data: dict[str, object], model: type[Model], file: str, every_key: str = _EVERY_KEY, context: object = None
+) -> Model:
+    """`data` as a `model`. Raises ProblemsError with every problem in it. `context` is for the model's validators."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
-        raise ProblemsError(problems_of(error, model, file)) from error
+        raise ProblemsError(problems_of(error, model, file, every_key)) from error

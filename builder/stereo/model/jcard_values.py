@@ -1,0 +1,229 @@
+"""What a single value of a jcard must look like, and what it becomes: paths that exist, variables that are set.
+
+A value is checked together with its surroundings (the jcard's folder, the caller's environment), so that one run tells
+of a folder that is missing and of a key that is mistyped alike. Values of secrets stand in no message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo, WithJsonSchema
+
+from stereo.model.document import pattern, shown
+from stereo.model.egress import Rule, parse_rule
+from stereo.model.units import MIB, parse_duration, parse_size
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,40}$"
+NAME_MEANING: Final = "lower-case letters, digits and '-', beginning with a letter or digit, at most 41"
+WORKSPACE: Final = "/home/agent/workspace"
+"""Where an agent works that has no share."""
+
+_LONGEST_PROMPT = 100_000  # bytes: the kernel takes 128 KiB as one argument of a program (MAX_ARG_STRLEN)
+_LONGEST_SECRET = 64 * 1024
+_LONGEST_PATH = 1024
+_LONGEST_DURATION = 100_000 * 3600
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What the guest refuses to be covered by a mount: the system's own folders, with all below them.
+_SYSTEM_FOLDERS = re.compile(r"/(bin|boot|dev|etc|lib[^/]*|nix|proc|root|run|sbin|state|sys|usr|var)(/.*)?")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a jcard is, and the variables of whoever reads it. The context of its validation."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+
+def surroundings(info: ValidationInfo) -> Surroundings:
+    """The context of a validation."""
+    assert isinstance(info.context, Surroundings)
+    return info.context
+
+
+def expand_variables(text: str, variables: Mapping[str, str]) -> str:
+    """`text` with each ${NAME} replaced; `$${` stands for `${`. Raises ValueError naming a variable that is not set."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[0] == "$${":
+            return "${"
+        if not found[2] or not _VARIABLE.fullmatch(found[1]):
+            raise ValueError("holds '${' without a variable's name and '}' ('$${' stands for '${' itself)")
+        if found[1] not in variables:
+            raise ValueError(f"the variable {found[1]} is not set: export it and run again")
+        return variables[found[1]]
+
+    return _REFERENCE.sub(value, text)
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which no program takes")
+    return text
+
+
+def _expanded(value: object, info: ValidationInfo) -> str:
+    """A text whose content stands in no message: it may be a secret."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
+    text = _no_nul(expand_variables(value, surroundings(info).variables))
+    if len(text.encode("utf-8", "surrogateescape")) > _LONGEST_SECRET:
+        raise ValueError(f"longer than {_LONGEST_SECRET // 1024} KiB")
+    return text
+
+
+def _host_path(text: str, info: ValidationInfo) -> Path:
+    """A path on the host: ${VAR} and ~ expanded, relative to the jcard."""
+    around = surroundings(info)
+    expanded = _no_nul(expand_variables(text, around.variables))
+    if not expanded:
+        raise ValueError("is empty: give a path")
+    if expanded == "~" or expanded.startswith("~/"):
+        if not around.variables.get("HOME", "").startswith("/"):
+            raise ValueError("begins with ~, and the variable HOME is not set")
+        expanded = around.variables["HOME"] + expanded[1:]
+    elif expanded.startswith("~"):
+        raise ValueError("only one's own home is known: write '~/...' or the whole path")
+    return around.folder / expanded
+
+
+def _host_folder(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str):
+        raise ValueError("must be a path in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
+    path = _host_path(value, info)
+    try:
+        status = path.stat()
+        folder = path.resolve()
+    except (OSError, RuntimeError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be used: {_reason(error)}"
+        raise ValueError(f"{shown(str(path))} {reason}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"{shown(str(path))} is no folder: only folders can be shared")
+    return folder
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "it leads nowhere"
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A prompt that was kept in a file."""
+
+    path: Path
+    text: str
+
+
+def _prompt_file(value: object, info: ValidationInfo) -> PromptFile:
+    if not isinstance(value, str):
+        raise ValueError("must be a path in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
+    path = _host_path(value, info)
+    try:
+        # Without O_NONBLOCK a FIFO of that name would hang us before fstat(2) can tell what it is.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{shown(str(path))} is no regular file")
+            data = stream.read(_LONGEST_PROMPT + 1)
+        text = data.decode("utf-8").strip()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ValueError(f"{shown(str(path))} {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown(str(path))} is not UTF-8") from error
+    if len(data) > _LONGEST_PROMPT:
+        raise ValueError(
+            f"{shown(str(path))} is longer than {_LONGEST_PROMPT} bytes: let the agent read it from a share"
+        )
+    if not text:
+        raise ValueError(f"{shown(str(path))} is empty")
+    return PromptFile(path, _no_nul(text))
+
+
+def _prompt(text: str) -> str:
+    if len(text.encode("utf-8", "surrogateescape")) > _LONGEST_PROMPT:
+        raise ValueError(f"longer than {_LONGEST_PROMPT} bytes: let the agent read it from a share")
+    return _no_nul(text)
+
+
+def _guest_path(text: str) -> str:
+    if len(text) > _LONGEST_PATH or not text.isprintable():
+        raise ValueError(f"must be printable and at most {_LONGEST_PATH} characters")
+    if not text.startswith("/") or text != str(PurePosixPath(text)) or ".." in text.split("/") or text[:2] == "//":
+        raise ValueError("must be a whole path in the guest, without '.', '..', '//' or a '/' at its end")
+    return text
+
+
+def _mount_point(text: str) -> str:
+    path = _guest_path(text)
+    if path in ("/", "/home") or _SYSTEM_FOLDERS.fullmatch(path):
+        raise ValueError(f"{shown(path)} belongs to the guest's system: mount below /home/agent, or at /workspace")
+    if path.startswith("/home/") and path.split("/")[2] != "agent":
+        raise ValueError(f"{shown(path)} is another user's: mount below /home/agent, or at /workspace")
+    return path
+
+
+def _whole_mebibytes(size: int) -> int:
+    """Disks and memory come in whole MiB: rounded up."""
+    return -(-size // MIB) * MIB
+
+
+def _duration(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds > _LONGEST_DURATION:
+        raise ValueError(f"longer than {_LONGEST_DURATION // 3600} hours: leave it out")
+    return seconds
+
+
+def _not_zero(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing: leave it out for no limit")
+    return seconds
+
+
+def _rule(value: object) -> Rule:
+    if not isinstance(value, str):
+        raise ValueError("must be a rule in quotes, such as 'example.com:443'")  # noqa: TRY004 - as above
+    return _told(value)
+
+
+def _told(text: str) -> Rule:
+    try:
+        return parse_rule(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} {error}") from error
+
+
+_TEXT = WithJsonSchema({"type": "string"})
+Name = Annotated[str, pattern(NAME_PATTERN, NAME_MEANING)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
+WholeSize = Annotated[Size, AfterValidator(_whole_mebibytes)]
+Duration = Annotated[float, BeforeValidator(_duration, json_schema_input_type=str)]
+Limit = Annotated[Duration, AfterValidator(_not_zero)]
+Variable = Annotated[
+    str, pattern(r"^[A-Za-z_][A-Za-z0-9_]{0,99}$", "the name of an environment variable, such as 'OPENAI_API_KEY'")
+]
+SecretName = Annotated[
+    str,
+    pattern(
+        r"^[A-Za-z0-9_]([A-Za-z0-9_-]|\.[A-Za-z0-9_-]){0,99}$",
+        "a variable's name, such as 'OPENAI_API_KEY', or a file's, of letters, digits and '._-'",
+    ),
+]
+Expanded = Annotated[str, BeforeValidator(_expanded, json_schema_input_type=str)]
+Argument = Annotated[str, AfterValidator(_no_nul), Field(max_length=32 * 1024)]
+Prompt = Annotated[str, AfterValidator(_prompt)]
+PromptPath = Annotated[InstanceOf[PromptFile], BeforeValidator(_prompt_file), _TEXT]
+HostFolder = Annotated[Path, BeforeValidator(_host_folder), _TEXT]
+GuestPath = Annotated[str, AfterValidator(_guest_path)]
+MountPoint = Annotated[str, AfterValidator(_mount_point)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+EgressRule = Annotated[InstanceOf[Rule], BeforeValidator(_rule), _TEXT]

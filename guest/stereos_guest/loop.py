@@ -41,6 +41,11 @@ class Loop:
         self._again.discard(descriptor)
         self._epoll.unregister(descriptor)
 
+    def soon(self, descriptor: int) -> None:
+        """Give the source of `descriptor` a turn, though nothing happened to its descriptor."""
+        if descriptor in self._sources:
+            self._again.add(descriptor)
+
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once, `seconds` from now."""
         self._timers.append((monotonic() + seconds, callback))
@@ -53,8 +58,9 @@ class Loop:
         elif self._timers:
             next_timer = max(0.0, min(when for when, _ in self._timers) - now)
             timeout = next_timer if timeout is None else min(timeout, next_timer)
+        polled = self._epoll.poll(timeout)
         events = dict.fromkeys(self._again, 0)
-        events.update(self._epoll.poll(timeout))
+        events.update(polled)
         self._again.clear()
         for descriptor, mask in events.items():
             source = self._sources.get(descriptor)

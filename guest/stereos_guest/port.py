@@ -10,21 +10,21 @@ for the former's and its answer dropped, and it may not be announced to; it asks
 from __future__ import annotations
 
 import posix
-from errno import EAGAIN, ENODEV
+from errno import ENODEV
 from select import EPOLLHUP
 
 from stereos_guest import protocol
+from stereos_guest.wire import ENDED, MORE, Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stereos_guest.hosts import Hosts
     from stereos_guest.loop import Loop
     from stereos_guest.session import Session
 
-_CHUNK = 1 << 16
-_READS_PER_TURN = 8
-_OUTBOX_FULL = 1 << 16  # with this much unsent, nothing more is read: the host must take its answers first
+_TURNS_AFTER_HANGUP = 64
 _SEARCH_SECONDS = 0.05
 _SEARCH_SLOWLY_SECONDS = 2.0
 _SEARCH_QUICKLY_TIMES = 200
@@ -58,96 +58,75 @@ class Port:
     def __init__(
         self,
         descriptor: int,
-        new_session: Callable[[], Session],
+        loop: Loop,
+        hosts: Hosts,
         announcement: Callable[[], bytes],
         on_lost: Callable[[], None],
     ) -> None:
-        self._descriptor = descriptor
-        self._new_session = new_session
+        self._wire = Wire(descriptor)
+        self._loop = loop
+        self._hosts = hosts
         self._announcement = announcement
         self._on_lost = on_lost
         self._session: Session | None = None
-        self._outbox = bytearray()
-        self._mid_line = False  # the last byte that left was not a newline
 
     @property
     def connected(self) -> bool:
         """Whether a host is there."""
         return self._session is not None
 
-    def push(self, line: bytes) -> None:
-        """Send `line` to the host if there is one."""
-        if self._session:
-            self._outbox += line
-            self._flush()
-
     def handle(self, events: int) -> bool:
         """See `loop.Source`."""
-        if events & ~EPOLLHUP and not events & EPOLLHUP and not self._session:
-            self._connect()
+        if not self._session and events:
+            self._session = self._hosts.open(self._wake, survives_overlong=True, unasked=True)
+            if not events & EPOLLHUP:  # else it came and went within one event
+                self._announce(self._session)
         more = self._pump()
         if events & EPOLLHUP:
             # Only now: what the host asked for before it left is done, though nobody hears the answer.
+            for _ in range(_TURNS_AFTER_HANGUP):
+                if not more:
+                    break
+                more = self._pump()
             self._disconnect()
+            return False
         return more
 
-    def _connect(self) -> None:
-        self._session = self._new_session()
-        if self._mid_line:  # a former host left in the middle of a line; end it, so that this one can read on
-            self._outbox += b"\n"
-        self._outbox += self._announcement()
+    def _wake(self) -> None:
+        self._loop.soon(self._wire.descriptor)
+
+    def _announce(self, session: Session) -> None:
+        if self._wire.mid_line:  # a former host left in the middle of a line; end it, so that this one can read on
+            session.send(b"\n")
+        session.send(self._announcement())
 
     def _disconnect(self) -> None:
-        self._session = None
-        self._outbox.clear()
+        if self._session:
+            self._hosts.close(self._session)
+            self._session = None
+        self._wire.unsent = b""
 
     def _pump(self) -> bool:
-        for _ in range(_READS_PER_TURN):
-            if not self._flush() or len(self._outbox) > _OUTBOX_FULL:
-                return False  # a change of the descriptor, as room for more, brings us back
-            try:
-                data = posix.read(self._descriptor, _CHUNK)
-            except OSError as error:
-                if error.errno != EAGAIN:
-                    self._lose(error)
-                return False
-            if not data:
-                self._disconnect()
-                return False
-            if not self._session:
-                self._session = self._new_session()  # it came and went within one event
-            for answer in self._session.receive(data):
-                self._outbox += answer
-        return True
-
-    def _flush(self) -> bool:
-        while self._outbox:
-            try:
-                written = posix.write(self._descriptor, memoryview(self._outbox)[:_CHUNK].tobytes())
-            except OSError as error:
-                if error.errno == EAGAIN:
-                    break
-                return self._lose(error)
-            if written:
-                self._mid_line = self._outbox[written - 1] != 0x0A
-                del self._outbox[:written]
-        return True
-
-    def _lose(self, error: OSError) -> bool:
-        self._disconnect()
-        if error.errno == ENODEV:  # unplugged
-            self._on_lost()
-        return False
+        if not self._session:
+            return False
+        try:
+            done = self._wire.pump(self._session)
+        except OSError as error:
+            self._disconnect()
+            if error.errno == ENODEV:  # unplugged
+                self._on_lost()
+            return False
+        if done == ENDED:
+            self._disconnect()
+        return done == MORE
 
 
 class PortWatch:
     """Looks for the port until it is there, opens it, and looks again when it was unplugged."""
 
-    def __init__(
-        self, loop: Loop, new_session: Callable[[], Session], announcement: Callable[[], bytes], root: str = ""
-    ) -> None:
+    def __init__(self, loop: Loop, hosts: Hosts, announcement: Callable[[], bytes], root: str = "") -> None:
         self._loop = loop
-        self._new_session = new_session
+        self._hosts = hosts
         self._announcement = announcement
         self._root = root
         self._searches = 0
@@ -169,7 +148,7 @@ class PortWatch:
 
     def _open(self, path: str) -> None:
         self._descriptor = posix.open(path, posix.O_RDWR | posix.O_NONBLOCK | posix.O_CLOEXEC | posix.O_NOCTTY)
-        self.port = Port(self._descriptor, self._new_session, self._announcement, self._lost)
+        self.port = Port(self._descriptor, self._loop, self._hosts, self._announcement, self._lost)
         self._loop.add(self._descriptor, self.port)
 
     def _lost(self) -> None:

@@ -11,15 +11,15 @@ import posix
 from time import monotonic, sleep
 
 from stereos_guest import bootclock, protocol
+from stereos_guest.hosts import Hosts
 from stereos_guest.loop import Loop
 from stereos_guest.port import PortWatch
-from stereos_guest.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stereos_guest.session import Handler
+    from stereos_guest.session import Handler, Session
 
 HARDENED = "/run/stereos/hardened"
 """Made by stereos-harden.service when packet filter, kernel settings and module lock are in place."""
@@ -62,28 +62,24 @@ class Daemon:
         self._announced = True
         return protocol.lifecycle(protocol.BOOTING) + now
 
-    def port_session(self) -> Session:
-        """A conversation over a stream that outlives it."""
-        return Session(self.handlers, survives_overlong=True)
+    def _ping(self, message: protocol.Message, session: Session) -> bytes:
+        return protocol.pong(message.id)
 
-    def _ping(self, message: protocol.Message) -> bytes:
-        return protocol.pong()
+    def _get_health(self, message: protocol.Message, session: Session) -> bytes:
+        return protocol.health(self.state, int(monotonic() - self._started), boot=self.boot, id=message.id)
 
-    def _get_health(self, message: protocol.Message) -> bytes:
-        return protocol.health(self.state, int(monotonic() - self._started), boot=self.boot)
-
-    def _not_yet(self, message: protocol.Message) -> bytes:
+    def _not_yet(self, message: protocol.Message, session: Session) -> bytes:
         message.body()
         raise protocol.ProtocolError(f"{message.type} is not supported by this version of stereosd")
 
-    def _shutdown(self, message: protocol.Message) -> bytes:
+    def _shutdown(self, message: protocol.Message, session: Session) -> bytes:
         # The payload is optional and, as in the original, not even looked at.
         if self._power_off is None:
             raise protocol.ProtocolError("this stereosd is not in charge of a machine")
         if self.state != protocol.SHUTTING_DOWN:
             self.state = protocol.SHUTTING_DOWN
             self._power_off()
-        return protocol.ack(message.type)
+        return protocol.ack(message.type, id=message.id)
 
 
 def notify(state: bytes, address: bytes | None) -> None:
@@ -124,7 +120,7 @@ def main(root: str = "") -> int:
     in_charge = None if root else lambda: loop.later(0, power_off)
     daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE), in_charge)
     daemon.boot["stereosd_start"] = began
-    watch = PortWatch(loop, daemon.port_session, daemon.announcement, root)
+    watch = PortWatch(loop, Hosts(loop, daemon.handlers), daemon.announcement, root)
     wait_for(root + HARDENED)
     watch.search()
     daemon.become_ready()

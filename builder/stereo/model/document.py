@@ -30,12 +30,17 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MEANINGS: dict[str, str] = {}
 
 
-class Faults(ValueError):
+class FaultsError(ValueError):
     """What a validator raises that found several faults: where below its value, what, and a hint or None."""
 
     def __init__(self, found: Sequence[tuple[Location, str, str | None]]) -> None:
         super().__init__("; ".join(message for _, message, _ in found))
         self.found = found
+
+
+def fault(message: str, hint: str) -> FaultsError:
+    """What a validator raises that found one fault and knows the remedy."""
+    return FaultsError([((), message, hint)])
 
 
 def pattern(expression: str, meaning: str) -> Any:
@@ -134,7 +139,7 @@ def _description(model: type[BaseModel], location: Location) -> str | None:
 
 def _problems(error: ErrorDetails, model: type[BaseModel], file: str, every_key: str) -> Iterator[Problem]:
     raised = error.get("ctx", {}).get("error")
-    places = raised.found if isinstance(raised, Faults) else [((), None, None)]
+    places = raised.found if isinstance(raised, FaultsError) else [((), None, None)]
     for below, message, hint in places:
         location = (*error["loc"], *below)
         found = Problem(file, key_of(location), message, hint) if message else _worded(error, model, file)

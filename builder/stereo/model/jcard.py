@@ -15,7 +15,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from stereo.errors import Problem, ProblemsError
-from stereo.model.document import Faults, parse_toml, pattern, shown, validate
+from stereo.model.document import FaultsError, fault, parse_toml, pattern, shown, validate
 from stereo.model.egress import Rules
 from stereo.model.jcard_agents import Agent, Fault, Table, settled
 from stereo.model.jcard_guest import MOST_BYTES, guest_text
@@ -33,8 +33,10 @@ from stereo.model.jcard_values import (
     SecretName,
     Surroundings,
     WholeSize,
+    host_path,
     surroundings,
 )
+from stereo.model.mixtape_file import SECRET_VARIABLE
 from stereo.model.units import GIB, MIB
 
 JCARD_FILE = "jcard.toml"
@@ -44,7 +46,8 @@ _MOST_FORWARDS = 64
 _MOST_RULES = 1000
 _MOST_SECRETS = 100
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_STORED = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._+~-]{0,63})?")
+STORED = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})(?::([A-Za-z0-9][A-Za-z0-9._+~-]{0,63}))?")
+"""NAME or NAME:VERSION, in the alphabets of mixtape.toml."""
 
 
 class Resources(Table):
@@ -89,7 +92,7 @@ def _distinct_forwards(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:
             message = f"port {forward.host} is already taken by forwards[{owner}]"
             faults.append(((index, "host"), message, "choose another port"))
     if faults:
-        raise Faults(faults)
+        raise FaultsError(faults)
     return forwards
 
 
@@ -120,7 +123,7 @@ class Network(Table):
     def _keys_agree(self) -> Self:
         faults = list(self._disagreements())
         if faults:
-            raise Faults(faults)
+            raise FaultsError(faults)
         return self
 
     def _disagreements(self) -> Iterator[Fault]:
@@ -167,7 +170,7 @@ def _apart(shared: tuple[Share, ...]) -> tuple[Share, ...]:
                 message = f"{shown(share.guest)} and {shown(other.guest)} of shared[{before}] lie in each other"
                 faults.append(((index, "guest"), message, "mount them side by side"))
     if faults:
-        raise Faults(faults)
+        raise FaultsError(faults)
     return shared
 
 
@@ -180,18 +183,13 @@ class Timeout(Table):
 
 
 def _mixtape(text: str, info: ValidationInfo) -> str:
-    around = surroundings(info)
-    if text.startswith(("/", "./", "../", "~/")) or text in (".", "..", "~"):
-        home = around.variables.get("HOME", "")
-        if text[0] == "~" and not home.startswith("/"):
-            raise ValueError("begins with ~, and the variable HOME is not set")
+    if text in (".", "..", "~") or text.startswith(("/", "./", "../", "~/")):
         if not text.isprintable():
             raise ValueError("must be printable")
-        return str((around.folder / (home + text[1:] if text[0] == "~" else text)).absolute())
-    if not _STORED.fullmatch(text) or ".." in text:
-        raise ValueError(
-            f"{shown(text)} is neither NAME, NAME:VERSION nor a path that begins with '/', './', '../' or '~/'"
-        )
+        return str(host_path(text, info))
+    if not STORED.fullmatch(text) or ".." in text:
+        hint = "NAME, NAME:VERSION, NAME:latest, or a path that begins with '/', './', '../' or '~/'"
+        raise fault(f"{shown(text)} is no mixtape", hint)
     return text
 
 
@@ -232,7 +230,7 @@ class Jcard(Table):
         Field(
             default_factory=dict,
             repr=False,
-            description='name = value, mostly "${VAR}": never on a disk, only for agents that list it',
+            description='name = value, mostly `"${VAR}"`: never on a disk, only for agents that list it',
         ),
     ]
     agents: Annotated[tuple[Agent, ...], Field(description="the programs that work in it")] = ()
@@ -245,7 +243,7 @@ class Jcard(Table):
             return value
         folder = surroundings(info).folder.name
         if not re.fullmatch(NAME_PATTERN, folder):
-            raise ValueError(f'is missing, and the folder\'s name {shown(folder)} is none: write name = "..."')
+            raise fault(f"is missing, and the folder's name {shown(folder)} is none", 'write name = "..."')
         return folder
 
     @field_validator("agents", mode="after")
@@ -264,6 +262,12 @@ class Jcard(Table):
             f"the secret {name} is no name for a variable: agents find it as a file"
             for name in self.secrets
             if name in listed and not _VARIABLE.fullmatch(name)
+        ]
+        notes += [
+            f"agent {agent.name} has {name} in `env`, which is no place for a secret: [secrets] is"
+            for agent in self.agents
+            for name, value in agent.env.items()
+            if value and SECRET_VARIABLE.search(name)
         ]
         return tuple(notes)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
-from stereo.model.document import Faults, Location, nearest, pattern, shown
+from stereo.model.document import FaultsError, Location, fault, nearest, pattern, shown
 from stereo.model.jcard_values import (
     NAME_MEANING,
     WORKSPACE,
@@ -61,13 +61,13 @@ class Restart(StrEnum):
 
 def _a_program(harness: Harness) -> Harness:
     if harness is Harness.NONE:
-        raise ValueError("'none' starts nothing: name the agent's program, or leave the agent out")
+        raise fault("'none' starts nothing", "name the agent's program, or leave the agent out")
     return harness
 
 
 def _no_packages(packages: tuple[Any, ...]) -> tuple[Any, ...]:
     if packages:
-        raise ValueError("an image never changes: name the packages in a mixtape, and build that")
+        raise fault("must be empty: an image never changes", "name the packages in a mixtape, and build that")
     return packages
 
 
@@ -152,9 +152,9 @@ class Agent(Table):
     def _command_is_for_custom(self) -> Self:
         if self.command and self.harness is not Harness.CUSTOM:
             message = f"is for the harness 'custom', and {self.harness} has its own program"
-            raise Faults([(("command",), message, "use `args` for more arguments")])
+            raise FaultsError([(("command",), message, "use `args` for more arguments")])
         if self.command and not self.command[0]:
-            raise Faults([(("command", 0), "is empty: name the program", None)])
+            raise FaultsError([(("command", 0), "is empty: name the program", None)])
         return self
 
     @property
@@ -195,13 +195,13 @@ def _expanded(agents: Sequence[Agent]) -> Iterator[_Place]:
 
 
 def settled(agents: Sequence[Agent], secrets: Mapping[str, str] | None, workdir: str) -> tuple[Agent, ...]:
-    """`agents` one per name, with nothing left open. Raises Faults.
+    """`agents` one per name, with nothing left open. Raises FaultsError.
 
     `secrets` are those of the jcard, None when they are themselves at fault; `workdir` is for agents without one.
     """
     faults = list(_unknown_secrets(agents, secrets))
     if sum(agent.replicas for agent in agents) > _MOST_AGENTS:
-        raise Faults([*faults, ((), f"more than {_MOST_AGENTS} agents with their replicas", "leave some out")])
+        raise FaultsError([*faults, ((), f"more than {_MOST_AGENTS} agents with their replicas", "leave some out")])
     places = list(_expanded(agents))
     owners: dict[str, int] = {}
     sessions: dict[str, str] = {}
@@ -216,7 +216,7 @@ def settled(agents: Sequence[Agent], secrets: Mapping[str, str] | None, workdir:
         if len(name) > _LONGEST_NAME:
             faults.append(((place.index, "name"), f"{name!r} is too long with its number", NAME_MEANING))
     if faults:
-        raise Faults(list(dict.fromkeys(faults)))
+        raise FaultsError(list(dict.fromkeys(faults)))
     return tuple(
         place.agent if place.agent.workdir else place.agent.model_copy(update={"workdir": workdir}) for place in places
     )

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, ValidationInfo, WithJsonSchema
 
-from stereo.model.document import pattern, shown
+from stereo.model.document import fault, pattern, shown
 from stereo.model.egress import Rule, parse_rule
 from stereo.model.units import MIB, parse_duration, parse_size
 
@@ -26,6 +26,8 @@ WORKSPACE: Final = "/home/agent/workspace"
 """Where an agent works that has no share."""
 
 _LONGEST_PROMPT = 100_000  # bytes: the kernel takes 128 KiB as one argument of a program (MAX_ARG_STRLEN)
+_SHARE_IT = "let the agent read it from a share"
+_MOUNT_THERE = "mount below /home/agent, or at /workspace"
 _LONGEST_SECRET = 64 * 1024
 _LONGEST_PATH = 1024
 _LONGEST_DURATION = 100_000 * 3600
@@ -56,9 +58,9 @@ def expand_variables(text: str, variables: Mapping[str, str]) -> str:
         if found[0] == "$${":
             return "${"
         if not found[2] or not _VARIABLE.fullmatch(found[1]):
-            raise ValueError("holds '${' without a variable's name and '}' ('$${' stands for '${' itself)")
+            raise fault("holds '${' without a variable's name and '}'", "'$${' stands for '${' itself")
         if found[1] not in variables:
-            raise ValueError(f"the variable {found[1]} is not set: export it and run again")
+            raise fault(f"the variable {found[1]} is not set", "export it and run again")
         return variables[found[1]]
 
     return _REFERENCE.sub(value, text)
@@ -80,25 +82,25 @@ def _expanded(value: object, info: ValidationInfo) -> str:
     return text
 
 
-def _host_path(text: str, info: ValidationInfo) -> Path:
+def host_path(text: str, info: ValidationInfo) -> Path:
     """A path on the host: ${VAR} and ~ expanded, relative to the jcard."""
     around = surroundings(info)
     expanded = _no_nul(expand_variables(text, around.variables))
     if not expanded:
-        raise ValueError("is empty: give a path")
+        raise fault("is empty", "give a path")
     if expanded == "~" or expanded.startswith("~/"):
         if not around.variables.get("HOME", "").startswith("/"):
             raise ValueError("begins with ~, and the variable HOME is not set")
         expanded = around.variables["HOME"] + expanded[1:]
     elif expanded.startswith("~"):
-        raise ValueError("only one's own home is known: write '~/...' or the whole path")
+        raise fault("begins with somebody's ~, and only one's own is known", "write '~/...' or the whole path")
     return around.folder / expanded
 
 
 def _host_folder(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str):
         raise ValueError("must be a path in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
-    path = _host_path(value, info)
+    path = host_path(value, info)
     try:
         status = path.stat()
         folder = path.resolve()
@@ -106,7 +108,7 @@ def _host_folder(value: object, info: ValidationInfo) -> Path:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be used: {_reason(error)}"
         raise ValueError(f"{shown(str(path))} {reason}") from error
     if not stat.S_ISDIR(status.st_mode):
-        raise ValueError(f"{shown(str(path))} is no folder: only folders can be shared")
+        raise fault(f"{shown(str(path))} is no folder", "only folders can be shared")
     return folder
 
 
@@ -125,7 +127,7 @@ class PromptFile:
 def _prompt_file(value: object, info: ValidationInfo) -> PromptFile:
     if not isinstance(value, str):
         raise ValueError("must be a path in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
-    path = _host_path(value, info)
+    path = host_path(value, info)
     try:
         # Without O_NONBLOCK a FIFO of that name would hang us before fstat(2) can tell what it is.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -140,9 +142,7 @@ def _prompt_file(value: object, info: ValidationInfo) -> PromptFile:
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown(str(path))} is not UTF-8") from error
     if len(data) > _LONGEST_PROMPT:
-        raise ValueError(
-            f"{shown(str(path))} is longer than {_LONGEST_PROMPT} bytes: let the agent read it from a share"
-        )
+        raise fault(f"{shown(str(path))} is longer than {_LONGEST_PROMPT} bytes", _SHARE_IT)
     if not text:
         raise ValueError(f"{shown(str(path))} is empty")
     return PromptFile(path, _no_nul(text))
@@ -150,7 +150,7 @@ def _prompt_file(value: object, info: ValidationInfo) -> PromptFile:
 
 def _prompt(text: str) -> str:
     if len(text.encode("utf-8", "surrogateescape")) > _LONGEST_PROMPT:
-        raise ValueError(f"longer than {_LONGEST_PROMPT} bytes: let the agent read it from a share")
+        raise fault(f"longer than {_LONGEST_PROMPT} bytes", _SHARE_IT)
     return _no_nul(text)
 
 
@@ -165,9 +165,9 @@ def _guest_path(text: str) -> str:
 def _mount_point(text: str) -> str:
     path = _guest_path(text)
     if path in ("/", "/home") or _SYSTEM_FOLDERS.fullmatch(path):
-        raise ValueError(f"{shown(path)} belongs to the guest's system: mount below /home/agent, or at /workspace")
+        raise fault(f"{shown(path)} belongs to the guest's system", _MOUNT_THERE)
     if path.startswith("/home/") and path.split("/")[2] != "agent":
-        raise ValueError(f"{shown(path)} is another user's: mount below /home/agent, or at /workspace")
+        raise fault(f"{shown(path)} is another user's", _MOUNT_THERE)
     return path
 
 
@@ -179,13 +179,13 @@ def _whole_mebibytes(size: int) -> int:
 def _duration(value: object) -> float:
     seconds = parse_duration(value)
     if seconds > _LONGEST_DURATION:
-        raise ValueError(f"longer than {_LONGEST_DURATION // 3600} hours: leave it out")
+        raise fault(f"longer than {_LONGEST_DURATION // 3600} hours", "leave it out")
     return seconds
 
 
 def _not_zero(seconds: float) -> float:
     if seconds <= 0:
-        raise ValueError("must be longer than nothing: leave it out for no limit")
+        raise fault("must be longer than nothing", "leave it out for no limit")
     return seconds
 
 
@@ -199,7 +199,8 @@ def _told(text: str) -> Rule:
     try:
         return parse_rule(text)
     except ValueError as error:
-        raise ValueError(f"{shown(text)} {error}") from error
+        hint = "such as 'example.com', '*.example.com:443', '10.0.0.0/8', '[2001:db8::1]:8000-8100'"
+        raise fault(f"{shown(text)} {error}", hint) from error
 
 
 _TEXT = WithJsonSchema({"type": "string"})

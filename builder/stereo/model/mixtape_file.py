@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}|[{}]")
 _PLACEHOLDERS = ("{arch}", "{npm_arch}", "{deb_arch}")
 # A variable that decides what runs, or as whom, belongs to the system and not to a mixtape.
 _SYSTEM_VARIABLES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "IFS", "ENV", "BASH_ENV"})
-_SECRET_VARIABLE = re.compile(r"(_|^)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
+SECRET_VARIABLE = re.compile(r"(_|^)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$")
 
 
 def expand(text: str, architecture: Architecture) -> str:
@@ -317,7 +317,7 @@ def _agent_variables(variables: Mapping[str, str]) -> Mapping[str, str]:
     for name in variables:
         if name in _SYSTEM_VARIABLES or name.startswith("LD_"):
             raise ValueError(f"{name} belongs to the system: the agent's PATH is made from `programs`")
-        if _SECRET_VARIABLE.search(name):
+        if SECRET_VARIABLE.search(name):
             raise ValueError(f"{name} looks like a secret, which has no place in an image: name it in api_keys instead")
     return variables
 

@@ -88,3 +88,8 @@ def user_config() -> Path:
 def user_state() -> Path:
     """What outlives a run and is of this machine only: the sandboxes."""
     return _xdg("XDG_STATE_HOME", ".local/state") / "stereo"
+
+
+def user_data() -> Path:
+    """What the user has and would not want to make again: the local store of dists."""
+    return _xdg("XDG_DATA_HOME", ".local/share") / "stereo"

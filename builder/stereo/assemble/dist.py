@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -140,9 +141,15 @@ def is_current(dist: Path, plan_key: str) -> bool:
 
 def read_manifest(dist: Path) -> Manifest:
     """The manifest of a dist. Raises OSError, StereoError, ProblemsError."""
+    return read_manifest_with_digest(dist)[0]
+
+
+def read_manifest_with_digest(dist: Path) -> tuple[Manifest, str]:
+    """The manifest of a dist and the SHA-256 of its bytes. Raises OSError, StereoError, ProblemsError."""
     path = dist / MANIFEST_FILE
     with open_plain(path) as file:
-        return parse_manifest(file.read(MAX_BYTES + 1) or b"", str(path))
+        data = file.read(MAX_BYTES + 1) or b""
+    return parse_manifest(data, str(path)), hashlib.sha256(data).hexdigest()
 
 
 def _joined(compressor: Compressor, sums: DiskSums, compressed: Path) -> dict[str, str | int]:

@@ -11,7 +11,7 @@ import click
 from stereo.cli.measure import amount
 from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument, version_option
 from stereo.cli.output import Output, speaking
-from stereo.errors import UsageError
+from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ Examples:
   stereo build opencode-mixtape-dev --quick            for the inner loop: your SSH key, light compression
   stereo build coder --offline                         from the store alone
 
-The symlink `result` points at the last build. What did not change is not built again.
+The symlink `result` points at the last build, and the local store knows it by its name, for the `mixtape`
+of a jcard.toml. What did not change is not built again.
 
 Exit status: 0 built or unchanged, 1 failed, 2 wrong usage.""",
 )
@@ -86,6 +87,7 @@ def build(
     else:
         manifest = _made(out, dist, plan, offline=offline, force=force, jobs=jobs, mirror=mirror)
     point_result(Path("result"), dist)
+    _register(out, dist, plan)
     files = {file: {"sha256": digest, "size": size} for file, digest, size in manifest.artifacts.files()}
     download = manifest.artifacts.raw.compressed_size
     text = f"{dist}: {'unchanged' if unchanged else 'built'}; to download: {amount(download, 'B')}"
@@ -99,6 +101,16 @@ def build(
         "files": files,
     }
     out.result(data, text)
+
+
+def _register(out: Output, dist: Path, plan: Plan) -> None:
+    """Let `stereo up` find the dist by its name. A dist is no less built where that fails."""
+    from stereo.dists import register, store_folder
+
+    try:
+        register(dist, name=plan.mixtape.name, version=plan.version, arch=plan.arch, store=store_folder())
+    except (OSError, StereoError) as error:
+        out.report.warn(f"not in the local store: {error}")
 
 
 def _made(

@@ -31,13 +31,17 @@ class Hosts:
         """A new conversation; `unasked`: it hears of the lifecycle without a `hello`. The rest: see `Session`."""
         session = Session(self._handlers, self._loop, survives_overlong=survives_overlong, locked=locked)
         session.wake = wake
+        session.on_end = lambda: self._forget(session)
         self._sessions[session] = unasked
         return session
 
-    def close(self, session: Session) -> None:
-        """The host is gone."""
+    def wake(self) -> None:
+        """Let everybody go on, now that there are handlers."""
+        for session in self._sessions:
+            session.wake()
+
+    def _forget(self, session: Session) -> None:
         self._sessions.pop(session, None)
-        session.end()
 
     def tell_lifecycle(self, line: bytes) -> None:
         """Push a `lifecycle` to all who want to hear it."""

@@ -102,7 +102,7 @@ class Port:
 
     def _disconnect(self) -> None:
         if self._session:
-            self._hosts.close(self._session)
+            self._session.end()
             self._session = None
         self._wire.unsent = b""
 

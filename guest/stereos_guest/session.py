@@ -39,6 +39,7 @@ MOST_STREAMS = 64
 _REQUESTS_PER_TURN = 32
 _OUTPUT_FULL = 1 << 16  # bytes of answers; with this many unsent no request is handled: the host must take them first
 _MOST_PUSHES = 1000
+_LOCKED_SECONDS = 10.0
 _STREAM_MESSAGES = frozenset(
     (protocol.DATA, protocol.EOF, protocol.WINDOW, protocol.RESIZE, protocol.SIGNAL, protocol.CANCEL)
 )
@@ -67,6 +68,9 @@ class Session:
         self.locked = locked
         self.closed = False
         self.wake: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
+        self.decode: Callable[[bytes], protocol.Message] = protocol.decode
+        self.idle_seconds: float | None = None
         self._handlers = handlers
         self._survives_overlong = survives_overlong
         self._lines = protocol.LineReader()
@@ -79,9 +83,21 @@ class Session:
     # --- for what carries the session ---
 
     @property
+    def patience(self) -> float | None:
+        """Seconds without a byte after which a connection is closed; None: never."""
+        return _LOCKED_SECONDS if self.locked else self.idle_seconds
+
+    @property
+    def owes(self) -> bool:
+        """Whether those seconds run though bytes come: until the `hello` that unlocks."""
+        return self.locked
+
+    @property
     def hungry(self) -> bool:
-        """Whether more of what the host sent should be read."""
-        return not (self.closed or self._requests or self._waiting or len(self._output) > _OUTPUT_FULL)
+        """Whether more of what the host sent should be read. Without handlers, which come after ready, nothing is."""
+        return bool(self._handlers) and not (
+            self.closed or self._requests or self._waiting or len(self._output) > _OUTPUT_FULL
+        )
 
     def receive(self, data: bytes) -> None:
         """Bytes from the host. What they ask for is done by `work`."""
@@ -90,10 +106,14 @@ class Session:
     def work(self) -> bool:
         """Handle some of the requests that are there. True if more can be handled at once, in another turn."""
         for _ in range(_REQUESTS_PER_TURN):
-            if not self._requests or self.closed or self._waiting or len(self._output) > _OUTPUT_FULL:
+            if not self._requests or self._stuck:
                 return False
             self._handle(self._requests.pop())
         return bool(self._requests)
+
+    @property
+    def _stuck(self) -> bool:
+        return self.closed or self._waiting or len(self._output) > _OUTPUT_FULL
 
     def take(self, room: int) -> bytes:
         """What to send next, about `room` bytes of it; empty while there is nothing."""
@@ -118,6 +138,7 @@ class Session:
         self._output.clear()
         self._pushes.clear()
         self._abandon_streams()
+        self.on_end()
 
     # --- for handlers and streams ---
 
@@ -160,12 +181,16 @@ class Session:
         """Forget a stream. What the host still says to it is ignored: it could not know."""
         self._streams.pop(number, None)
 
-    def greet(self, features: Collection[str]) -> None:
-        """The host said `hello`. What it said before, on a port that outlives it, it did not say: no stream is left."""
+    def greet(self, features: Collection[str], decode: Callable[[bytes], protocol.Message] = protocol.decode) -> None:
+        """The host said `hello`: from now on lines are read by `decode`.
+
+        On a port that outlives hosts, it may be another one than before: no stream is left.
+        """
         self._abandon_streams()
         self.greeted = True
         self.locked = False
         self.features = features
+        self.decode = decode
 
     def _handle(self, line: bytes | None) -> None:
         if line is None:
@@ -179,7 +204,7 @@ class Session:
     def _answer(self, line: bytes) -> bytes:
         kind, number = "", 0
         try:
-            message = protocol.decode(line)
+            message = self.decode(line)
             kind, number = message.type, message.id
             if self.locked and kind != protocol.HELLO:
                 self.closed = True

@@ -60,9 +60,10 @@ class Wire:
                 if error.errno == EAGAIN:
                     return DONE
                 raise
-            if not data:
-                return ENDED
-            talk.receive(data)
+            if data:
+                talk.receive(data)
+            else:
+                talk.closed = True  # nothing more will come, but what was asked for is still answered
         return MORE
 
     def _write(self, talk: Conversation) -> bool:

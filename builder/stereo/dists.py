@@ -30,13 +30,13 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
 
 @dataclass(frozen=True)
 class Dist:
-    """A dist whose manifest was read. `digest` is the SHA-256 of its mixtape.toml, which has those of all files."""
+    """A dist whose manifest was read. `manifest_digest` is the SHA-256 of that: it has the digests of all files."""
 
     path: Path
     name: str
     version: str
     arch: str
-    digest: str
+    manifest_digest: str
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,15 @@ def _age(entry: Entry) -> tuple[bool, tuple[int, ...], int]:
         return False, (), 0
 
 
-def resolve(reference: str, *, store: Path, arch: str | None = None, digest: str | None = None) -> Dist:
+def resolve(reference: str, *, store: Path | None = None, arch: str | None = None) -> Dist:
     """The dist that `reference` means: NAME, NAME:VERSION, NAME:latest, or the path of a dist (with a '/' in it).
 
     NAME alone is NAME:latest: the highest release, or else what came last into the store. `arch` is by default this
-    machine's; `digest` ("sha256:HEX", a jcard's mixtape_digest) is what the manifest's must be. Raises UsageError when
-    there is no such dist, StereoError when it is not what it should be.
+    machine's. Raises UsageError when there is no such dist, StereoError when it is not what it should be.
     """
-    if "/" in reference or reference in (".", ".."):
-        dist = _read(
-            Path(reference).expanduser().absolute(), "build one with `stereo build`, or give the folder of one"
-        )
-    else:
-        dist = _stored(reference, store, arch or platform.machine())
-    if digest is not None and digest != f"sha256:{dist.digest}":
-        hint = f'if this one is meant, write mixtape_digest = "sha256:{dist.digest}"'
-        raise StereoError(f"is not the dist of mixtape_digest, {digest[:80]}", where=str(dist.path), hint=hint)
-    return dist
+    if "/" in reference or reference in (".", "..", "~"):
+        return _read(Path(reference).expanduser(), "give the folder that `stereo build` made")
+    return _stored(reference, store or store_folder(), arch or platform.machine())
 
 
 def _stored(reference: str, store: Path, arch: str) -> Dist:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 from stereo.model.document import FaultsError, Location, fault, nearest, pattern, shown
 from stereo.model.jcard_values import (
     NAME_MEANING,
+    NAME_PATTERN,
     WORKSPACE,
     Argument,
     Duration,
@@ -31,8 +32,7 @@ from stereo.model.mixtape_file import Harness
 from stereo.model.units import GIB, MIB
 
 _LONGEST_NAME = 41
-_MOST_REPLICAS = 100
-_MOST_AGENTS = 200
+_MOST_AGENTS = 64  # replicas included, as in the guest
 _MOST_ITEMS = 100
 
 Fault = tuple[Location, str, str | None]
@@ -74,7 +74,7 @@ def _no_packages(packages: tuple[Any, ...]) -> tuple[Any, ...]:
 class Agent(Table):
     """One program that works on its own.
 
-    After parsing, `name`, `session` and `workdir` are set, `prompt` is what `prompt_file` held, and `replicas` is 1.
+    After parsing, `name` and `workdir` are set, `prompt` is what `prompt_file` held, and `replicas` is 1.
     """
 
     name: Annotated[Name, Field(description=f"{NAME_MEANING}; default: the harness")] = ""
@@ -128,8 +128,8 @@ class Agent(Table):
     )
     session: Annotated[
         str,
-        pattern(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,40}$", "letters, digits, '_' and '-', at most 41"),
-        Field(description="name of its terminal for `attach`; default: the agent's name"),
+        pattern(NAME_PATTERN, NAME_MEANING),
+        Field(description="native: the name of its terminal, also for one with a `command`; default: the agent's name"),
     ] = ""
     memory: Annotated[
         Size | None,
@@ -139,9 +139,7 @@ class Agent(Table):
         int | None,
         Field(ge=0, le=4_000_000, description="its processes at most; 0: the default, which is 512 if sandboxed"),
     ] = None
-    replicas: Annotated[
-        int, Field(ge=1, le=_MOST_REPLICAS, description="so many of it, called NAME-0, NAME-1, ...")
-    ] = 1
+    replicas: Annotated[int, Field(ge=1, le=_MOST_AGENTS, description="so many of it, called NAME-0, NAME-1, ...")] = 1
     extra_packages: Annotated[
         tuple[str, ...],
         AfterValidator(_no_packages),
@@ -149,18 +147,29 @@ class Agent(Table):
     ] = ()
 
     @model_validator(mode="after")
-    def _command_is_for_custom(self) -> Self:
+    def _keys_agree(self) -> Self:
+        faults = list(self._disagreements())
+        if faults:
+            raise FaultsError(faults)
+        return self
+
+    def _disagreements(self) -> Iterator[Fault]:
         if self.command and self.harness is not Harness.CUSTOM:
             message = f"is for the harness 'custom', and {self.harness} has its own program"
-            raise FaultsError([(("command",), message, "use `args` for more arguments")])
+            yield ("command",), message, "use `args` for more arguments"
         if self.command and not self.command[0]:
-            raise FaultsError([(("command", 0), "is empty: name the program", None)])
-        return self
+            yield ("command", 0), "is empty", "name the program"
+        if self.type is AgentType.SANDBOXED:
+            if self.session:
+                yield ("session",), "is for native agents", 'leave it out, or say type = "native"'
+            if not (self.prompt or self.prompt_file or self.command):
+                message = "is missing, and only a native agent has a terminal to ask for a task"
+                yield ("prompt",), message, 'write prompt or prompt_file, or say type = "native"'
 
     @property
     def interactive(self) -> bool:
-        """Whether it waits for somebody at its terminal."""
-        return not self.prompt
+        """Whether it has a terminal that people attach to."""
+        return self.type is AgentType.NATIVE and not self.prompt and (not self.command or self.session != "")
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,7 @@ def _expanded(agents: Sequence[Agent]) -> Iterator[_Place]:
                     numbers[agent.harness] += 1
             elif agent.replicas > 1:
                 name += f"-{replica}"
-            session = agent.session if agent.session and agent.replicas == 1 else name
+            session = name if agent.session and agent.replicas > 1 else agent.session
             changed: dict[str, object] = {"name": name, "session": session, "replicas": 1}
             if isinstance(agent.prompt_file, PromptFile):
                 changed |= {"prompt": agent.prompt_file.text, "prompt_file": None}
@@ -210,7 +219,7 @@ def settled(agents: Sequence[Agent], secrets: Mapping[str, str] | None, workdir:
         if owners.setdefault(name, place.index) != place.index:
             message = f"agents[{owners[name]}] is also called {name!r}"
             faults.append(((place.index, "name"), message, "each agent needs a name of its own"))
-        elif sessions.setdefault(session, name) != name:
+        elif session and sessions.setdefault(session, name) != name:
             message = f"{sessions[session]!r} also has the session {session!r}"
             faults.append(((place.index, "session"), message, "each agent needs a session of its own"))
         if len(name) > _LONGEST_NAME:

@@ -57,7 +57,8 @@ def _keys(agent: Agent) -> Iterator[tuple[str, object]]:
     if agent.timeout is not None:
         yield "timeout", duration_text(agent.timeout)
     yield "grace_period", duration_text(agent.grace_period)
-    yield "session", agent.session
+    if agent.session:
+        yield "session", agent.session
     if agent.memory is not None:
         yield "memory", agent.memory
     if agent.pid_limit is not None:

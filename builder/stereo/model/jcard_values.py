@@ -30,7 +30,7 @@ _SHARE_IT = "let the agent read it from a share"
 _MOUNT_THERE = "mount below /home/agent, or at /workspace"
 _LONGEST_SECRET = 64 * 1024
 _LONGEST_PATH = 1024
-_LONGEST_DURATION = 100_000 * 3600
+_LONGEST_DURATION = 366 * 24 * 3600  # seconds, as in the guest
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What the guest refuses to be covered by a mount: the system's own folders, with all below them.
@@ -220,7 +220,7 @@ SecretName = Annotated[
     ),
 ]
 Expanded = Annotated[str, BeforeValidator(_expanded, json_schema_input_type=str)]
-Argument = Annotated[str, AfterValidator(_no_nul), Field(max_length=32 * 1024)]
+Argument = Annotated[str, AfterValidator(_prompt)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 PromptPath = Annotated[InstanceOf[PromptFile], BeforeValidator(_prompt_file), _TEXT]
 HostFolder = Annotated[Path, BeforeValidator(_host_folder), _TEXT]

@@ -225,13 +225,6 @@ class Session:
                 self.closed = True
             return protocol.ack(kind, str(error), number)
 
-    def _decode(self, line: bytes) -> protocol.Message:
-        if line[:1] != b"\x01" or "raw" not in self.features:
-            return protocol.decode(line)
-        from stereos_guest import frames  # not before somebody has a use for it
-
-        return frames.decode(line)
-
     def _to_stream(self, message: protocol.Message) -> bytes:
         if not message.id:
             raise protocol.ProtocolError(f"{message.type} needs an id")

@@ -1,220 +1,392 @@
-"""The host's side of the control channel.
+"""The host's side of the control channel: many requests and streams at once over one stream of bytes.
 
-The guest is not trusted: every line, every wait and every value is bounded and checked.
+The guest is not trusted: every line, every wait and every value is bounded and checked. What breaks the protocol ends
+the conversation, except within a stream, where it ends the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from stereo.errors import StereoError
+from stereo.vm.answers import GuestError as GuestError
+from stereo.vm.answers import Health as Health
+from stereo.vm.answers import Hello as Hello
+from stereo.vm.answers import Lifecycle as Lifecycle
+from stereo.vm.answers import NoAnswerError as NoAnswerError
+from stereo.vm.answers import RefusedError as RefusedError
+from stereo.vm.answers import health_in, hello_in, lifecycle_in, not_the_protocol, refusal
+from stereo.vm.answers import printable as printable
 from stereo.vm.machine import Channel
-from stereos_guest import protocol
+from stereo.vm.stream import Stream, outputs_of
+from stereos_guest import frames, protocol
 from stereos_guest.protocol import LineReader, Message, ProtocolError
 
+FEATURES = (frames.RAW,)
+"""What this side offers in its `hello`."""
+
 _CHUNK = 1 << 16
-_MOST_AGENTS = 1000
-_MOST_MARKS = 32
-_SECONDS_LIMIT = 1e9
 _FIRST_PATIENCE = 2.0  # seconds
+_MOST_NEWS = 1000  # pushes held for one listener; the oldest are dropped
 
 
-class GuestError(StereoError):
-    """The guest broke the protocol, refused a request, or said nothing in time."""
+class Sink(Protocol):
+    """Where the messages of a stream go. Nothing of it may raise."""
+
+    def opened(self, number: int) -> None:
+        """The guest agreed to the stream, which has this number; its messages may follow at once."""
+
+    def feed(self, message: Message) -> None:
+        """A message came."""
+
+    def lost(self, error: GuestError) -> None:
+        """None will come any more."""
 
 
-class NoAnswerError(GuestError):
-    """The guest said nothing in time."""
+class _Question:
+    """A request that waits for its answer."""
 
-
-@dataclass(frozen=True)
-class Lifecycle:
-    """A state that the guest told of. `boot` has seconds since kernel start by phase; `at` is our clock's time."""
-
-    state: str
-    message: str
-    boot: Mapping[str, float]
-    at: float
-
-
-@dataclass(frozen=True)
-class Health:
-    """The answer to `get_health`. `uptime_seconds` is that of the daemon."""
-
-    state: str
-    uptime_seconds: int
-    agents: tuple[Mapping[str, Any], ...]
-    boot: Mapping[str, float]
+    def __init__(self, kind: str, answer: str, sink: Sink | None = None) -> None:
+        self.kind = kind
+        self.answer = answer
+        self.sink = sink
+        self.answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
 
 class Control:
-    """One conversation with the guest's daemon. Not for several tasks at once: answers carry no request number."""
+    """One conversation with the guest's daemon.
+
+    After `hello` many tasks may use it at once. Before, requests carry no number, so they wait for each other.
+    """
 
     def __init__(self, channel: Channel) -> None:
+        self.lifecycle: Lifecycle | None = None  # the last one told
+        self.greeting: Hello | None = None
         self._channel = channel
         self._lines = LineReader()
-        self._pending: deque[bytes | None] = deque()
-        self._first = True
-        self.lifecycle: Lifecycle | None = None  # the last one pushed
+        self._began = False  # to send
+        self._first = True  # nothing was received yet
+        self._reader: asyncio.Task[None] | None = None
+        self._failure: GuestError | None = None
+        self._turn = asyncio.Lock()  # of requests without a number
+        self._asked: _Question | None = None
+        self._questions: dict[int, _Question] = {}
+        self._sinks: dict[int, Sink] = {}
+        # Not from 1 on: what the guest still had to say to somebody before us must not be taken for ours.
+        self._number = secrets.randbelow(1 << 40)
+        self._news = asyncio.Event()  # of the lifecycle
+        self._listeners: set[_Listener] = set()
+
+    @property
+    def raw(self) -> bool:
+        """Whether data is sent as it is."""
+        return self.greeting is not None and frames.RAW in self.greeting.features
+
+    # --- requests ---
+
+    async def hello(self, seconds: float = 10, token: str | None = None) -> Hello:
+        """Agree on our extension of the protocol. Raises GuestError, also if the guest does not know it."""
+        payload: dict[str, Any] = {"version": protocol.VERSION, "features": list(FEATURES)}
+        if token is not None:
+            payload["token"] = token
+        body = await self._insist(protocol.HELLO, payload, protocol.HELLO, seconds)
+        try:
+            self.greeting = hello_in(body)
+        except ProtocolError as error:
+            raise not_the_protocol(error) from error
+        return self.greeting
+
+    async def request(
+        self,
+        kind: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        answer: str = protocol.ACK,
+        seconds: float = 10,
+    ) -> Mapping[str, Any]:
+        """Ask, and return the body of the answer.
+
+        Raises GuestError if it is refused or the guest is gone, NoAnswerError if none comes within `seconds`.
+        """
+        question = _Question(kind, answer)
+        if self.greeting is not None:
+            return await self._ask(question, payload, self._next_number(), seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise NoAnswerError(f"no answer to what was asked before {kind} within {seconds:g} s") from None
+        try:
+            return await self._ask(question, payload, 0, seconds)
+        finally:
+            self._turn.release()
+
+    async def ping(self, seconds: float = 10) -> None:
+        """Ask whether the daemon is there. Raises GuestError."""
+        await self._insist(protocol.PING, None, protocol.PONG, seconds)
+
+    async def health(self, seconds: float = 10) -> Health:
+        """Ask how the guest is. Raises GuestError."""
+        body = await self.request(protocol.GET_HEALTH, answer=protocol.HEALTH, seconds=seconds)
+        try:
+            return health_in(body)
+        except ProtocolError as error:
+            raise not_the_protocol(error) from error
+
+    async def shutdown(self, seconds: float = 10) -> None:
+        """Have the guest switch itself off; returns when it agreed to. Raises GuestError."""
+        await self.request(protocol.SHUTDOWN, seconds=seconds)
 
     async def wait_for_state(self, states: Collection[str], seconds: float) -> Lifecycle:
         """The first news that the guest is in one of `states`. Raises GuestError after `seconds` without it.
 
         The guest tells of its states by itself; asking as well costs little, and serves when it told somebody else.
         """
+        asking = asyncio.create_task(self._ask_for_state(seconds))
         try:
             async with asyncio.timeout(seconds):
-                await self._send(protocol.GET_HEALTH)
                 while True:
-                    message = await self._receive()
-                    if message.type == protocol.HEALTH:
-                        health = _health(message)
-                        self.lifecycle = Lifecycle(health.state, "", health.boot, asyncio.get_running_loop().time())
                     if self.lifecycle and self.lifecycle.state in states:
                         return self.lifecycle
+                    if self._failure:
+                        raise self._failure
+                    if asking.done():
+                        asking.result()
+                    self._news.clear()
+                    await self._news.wait()
         except TimeoutError:
             wanted = " or ".join(states)
             heard = f"the last state was {self.lifecycle.state}" if self.lifecycle else "it never spoke"
             raise GuestError(f"the guest was not {wanted} after {seconds:g} s; {heard}") from None
+        finally:
+            asking.cancel()
+            with suppress(asyncio.CancelledError, GuestError):
+                await asking
 
-    async def ping(self, seconds: float = 10) -> None:
-        """Ask whether the daemon is there. Raises GuestError.
+    async def open_stream(self, kind: str, payload: Mapping[str, Any], seconds: float = 10) -> Stream:
+        """Begin an `exec`, `copy_in`, `copy_out`, `connect` or `logs`. Raises GuestError."""
+        stream = Stream(self, outputs_of(kind, payload))
+        await self.open(kind, payload, stream, seconds)
+        return stream
 
-        It is asked again while it does not answer: what is sent just after another host left the same port may be lost.
+    async def events(self) -> AsyncGenerator[Message, None]:
+        """What the guest tells unasked from now on: `lifecycle` and `event`. Ends when the guest is gone.
+
+        Who is slow misses the oldest.
         """
-        patience = _FIRST_PATIENCE
-        while patience < seconds:
-            with suppress(NoAnswerError):
-                await self._request(protocol.PING, protocol.PONG, patience)
-                return
-            seconds -= patience
-            patience *= 2
-        await self._request(protocol.PING, protocol.PONG, seconds)
+        listener = _Listener()
+        self._listeners.add(listener)
+        try:
+            while self._failure is None or listener.news:
+                while listener.news:
+                    yield listener.news.popleft()
+                if self._failure is None:
+                    listener.heard.clear()
+                    await listener.heard.wait()
+        finally:
+            self._listeners.discard(listener)
 
-    async def health(self, seconds: float = 10) -> Health:
-        """Ask how the guest is. Raises GuestError."""
-        return _health(await self._request(protocol.GET_HEALTH, protocol.HEALTH, seconds))
+    async def close(self) -> None:
+        """End the conversation. What still waits gets a GuestError."""
+        if self._reader:
+            self._reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reader
+        self._fail(GuestError("the conversation was closed"))
+        self._channel.writer.close()
 
-    async def shutdown(self, seconds: float = 10) -> None:
-        """Have the guest switch itself off; returns when it agreed to. Raises GuestError."""
-        await self._request(protocol.SHUTDOWN, protocol.ACK, seconds)
+    # --- for streams, and for who passes them on ---
 
-    async def _send(self, kind: str, payload: Mapping[str, Any] | None = None) -> None:
-        # The newline ends half a line that a former conversation may have left in the guest.
-        self._channel.writer.write((b"\n" if self._first else b"") + protocol.encode(kind, payload))
+    async def open(self, kind: str, payload: Mapping[str, Any], sink: Sink, seconds: float = 10) -> None:
+        """Have the guest open a stream whose messages go to `sink`. Raises GuestError."""
+        if self.greeting is None:
+            raise GuestError(f"{kind} needs a hello first")
+        number = self._next_number()
+        try:
+            await self._ask(_Question(kind, protocol.ACK, sink), payload, number, seconds)
+        except (NoAnswerError, asyncio.CancelledError):
+            self.forget(number)
+            self.send(protocol.CANCEL, {}, number)  # it may still come to be opened
+            raise
+
+    def forget(self, number: int) -> None:
+        """The messages of that stream go nowhere from now on."""
+        self._sinks.pop(number, None)
+
+    def send(self, kind: str, payload: Mapping[str, Any] | None = None, number: int = 0) -> None:
+        """Send a message without waiting. Follow it by `drain`, unless as much must have come from the guest first."""
+        self._write(protocol.encode(kind, payload, number))
+
+    def send_data(self, number: int, name: str, data: bytes) -> None:
+        """Send a stream's bytes, at most `frames.CHUNK`; otherwise as `send`."""
+        self._write(frames.encode(number, name, data, self.raw))
+
+    async def drain(self) -> None:
+        """Wait until not much is left unsent."""
         with suppress(ConnectionError):  # reading tells, after what the guest said last
             await self._channel.writer.drain()
 
-    async def _request(self, kind: str, answer: str, seconds: float) -> Message:
+    # --- asking ---
+
+    async def _insist(
+        self, kind: str, payload: Mapping[str, Any] | None, answer: str, seconds: float
+    ) -> Mapping[str, Any]:
+        """Ask again while no answer comes: what is sent just after another host left the same port may be lost."""
+        patience = _FIRST_PATIENCE
+        while patience < seconds:
+            with suppress(NoAnswerError):
+                return await self.request(kind, payload, answer=answer, seconds=patience)
+            seconds -= patience
+            patience *= 2
+        return await self.request(kind, payload, answer=answer, seconds=seconds)
+
+    async def _ask(
+        self, question: _Question, payload: Mapping[str, Any] | None, number: int, seconds: float
+    ) -> Mapping[str, Any]:
+        if self._failure:
+            raise self._failure
+        if number:
+            self._questions[number] = question
+        else:
+            self._asked = question
         try:
             async with asyncio.timeout(seconds):
-                await self._send(kind)
-                while True:
-                    message = await self._receive()
-                    if message.type == protocol.ACK and not _answers(message, kind):
-                        continue  # to a request of a former conversation, or to half a line of it
-                    if message.type == answer:
-                        return message
+                self.send(question.kind, payload, number)
+                await self.drain()
+                return await question.answered
         except TimeoutError:
-            raise NoAnswerError(f"no answer to {kind} within {seconds:g} s") from None
+            raise NoAnswerError(f"no answer to {question.kind} within {seconds:g} s") from None
         except ProtocolError as error:
-            raise _not_the_protocol(error) from error
+            raise GuestError(str(error)) from error
+        finally:
+            question.answered.cancel()
+            self._questions.pop(number, None)
+            if self._asked is question:
+                self._asked = None
 
-    async def _receive(self) -> Message:
-        while True:
-            line = await self._line()
-            first, self._first = self._first, False
-            if line is None:
-                raise GuestError(f"the guest sent a line of more than {protocol.MAX_LINE} bytes")
-            if not line.strip():
-                continue
-            try:
-                message = protocol.decode(line)
-                if message.type not in protocol.REPLIES:
-                    raise ProtocolError(f"a guest does not send {message.type[:40]!r}")
-                if message.type == protocol.LIFECYCLE:
-                    self.lifecycle = _lifecycle(message)
-            except ProtocolError as error:
-                if first and str(error).startswith("malformed"):
-                    continue  # the end of a line whose beginning went to somebody before us
-                raise _not_the_protocol(error) from error
-            return message
+    async def _ask_for_state(self, seconds: float) -> None:
+        try:
+            health = await self.health(seconds)
+            self.lifecycle = Lifecycle(health.state, "", health.boot, asyncio.get_running_loop().time())
+        finally:
+            self._news.set()
 
-    async def _line(self) -> bytes | None:
-        while not self._pending:
-            try:
-                data = await self._channel.reader.read(_CHUNK)
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise GuestError("the guest closed the control channel")
-            self._pending.extend(self._lines.feed(data))
-        return self._pending.popleft()
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _write(self, line: bytes) -> None:
+        if self._reader is None and self._failure is None:
+            self._reader = asyncio.create_task(self._read())
+        if not self._began:
+            self._began = True
+            line = b"\n" + line  # ends half a line that a former conversation may have left in the guest
+        if self._failure is None:
+            self._channel.writer.write(line)
+
+    # --- hearing ---
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                try:
+                    data = await self._channel.reader.read(_CHUNK)
+                except ConnectionError:
+                    data = b""
+                if not data:
+                    raise GuestError("the guest closed the control channel")
+                for line in self._lines.feed(data):
+                    self._hear(line)
+        except GuestError as error:
+            self._fail(error)
+        except ProtocolError as error:
+            self._fail(not_the_protocol(error))
+
+    def _hear(self, line: bytes | None) -> None:
+        first, self._first = self._first, False
+        if line is None:
+            raise GuestError(f"the guest sent a line of more than {protocol.MAX_LINE} bytes")
+        if not line.strip():
+            return
+        try:
+            message = frames.decode(line)
+        except ProtocolError as error:
+            if first and str(error).startswith("malformed"):
+                return  # the end of a line whose beginning went to somebody before us
+            raise
+        if message.id:
+            self._to_its_owner(message)
+        elif message.type in (protocol.LIFECYCLE, protocol.EVENT):
+            self._told(message)
+        elif message.type not in protocol.REPLIES:
+            raise ProtocolError(f"a guest does not send {message.type[:40]!r}")
+        elif self._asked:
+            self._answer_in_order(self._asked, message)
+
+    def _to_its_owner(self, message: Message) -> None:
+        """Whose number nobody knows was given up by us, or belongs to a conversation before."""
+        question = self._questions.get(message.id)
+        if question is None or question.answered.done():
+            if sink := self._sinks.get(message.id):
+                sink.feed(message)
+            return
+        refused = refusal(message, question.kind) if message.type == protocol.ACK else None
+        if refused is None and message.type != question.answer:
+            raise ProtocolError(f"{message.type[:40]!r} in answer to {question.kind}")
+        if refused is None and question.sink:
+            self._sinks[message.id] = question.sink
+            question.sink.opened(message.id)
+        _settle(question, refused, message)
+
+    def _answer_in_order(self, question: _Question, message: Message) -> None:
+        """Not everything is the answer: some may be to requests of a former conversation, or to half a line of it."""
+        refused = None
+        if message.type == protocol.ACK:
+            if message.body().get("reply_to") != question.kind:
+                return
+            refused = refusal(message, question.kind)
+        if refused or message.type == question.answer:
+            _settle(question, refused, message)
+
+    def _told(self, message: Message) -> None:
+        if message.type == protocol.LIFECYCLE:
+            self.lifecycle = lifecycle_in(message)
+            self._news.set()
+        else:
+            message.body()
+        for listener in self._listeners:
+            listener.news.append(message)
+            listener.heard.set()
+
+    def _fail(self, error: GuestError) -> None:
+        if self._failure:
+            return
+        self._failure = error
+        for question in (*self._questions.values(), *([self._asked] if self._asked else [])):
+            if not question.answered.done():
+                question.answered.set_exception(error)
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.lost(error)
+        self._news.set()
+        for listener in self._listeners:
+            listener.heard.set()
 
 
-def printable(text: str, limit: int = 300) -> str:
-    """Text of a stranger, fit for a terminal: without control characters, and not long."""
-    plain = "".join(
-        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
-    return plain if len(plain) <= limit else plain[:limit] + "..."
+class _Listener:
+    def __init__(self) -> None:
+        self.news: deque[Message] = deque(maxlen=_MOST_NEWS)
+        self.heard = asyncio.Event()
 
 
-def _not_the_protocol(error: ProtocolError) -> GuestError:
-    return GuestError(f"the guest does not speak the protocol: {printable(str(error))}")
-
-
-def _answers(message: Message, kind: str) -> bool:
-    """Whether an ack is the answer to a request of `kind`. Raises GuestError if it is and says no."""
-    body = message.body()
-    reply_to, ok, error = body.get("reply_to"), body.get("ok"), body.get("error", "")
-    if not isinstance(reply_to, str) or not isinstance(ok, bool) or not isinstance(error, str):
-        raise ProtocolError("an ack without reply_to and ok")
-    if reply_to == kind and not ok:
-        raise GuestError(f"the guest refused {kind}: {printable(error) or 'no reason given'}")
-    return reply_to == kind
-
-
-def _lifecycle(message: Message) -> Lifecycle:
-    body = message.body()
-    text = body.get("message", "")
-    if not isinstance(text, str):
-        raise ProtocolError("lifecycle: message is not text")
-    return Lifecycle(_state(body), printable(text), _marks(body), asyncio.get_running_loop().time())
-
-
-def _health(message: Message) -> Health:
-    try:
-        body = message.body()
-        uptime, agents = body.get("uptime_seconds"), body.get("agents", [])
-        if isinstance(uptime, bool) or not isinstance(uptime, int) or not 0 <= uptime < _SECONDS_LIMIT:
-            raise ProtocolError("health: uptime_seconds is not a number of seconds")
-        if not isinstance(agents, list) or len(agents) > _MOST_AGENTS or not all(isinstance(a, dict) for a in agents):
-            raise ProtocolError("health: agents is not a list of objects")
-        return Health(_state(body), uptime, tuple(agents), _marks(body))
-    except ProtocolError as error:
-        raise _not_the_protocol(error) from error
-
-
-def _state(body: Mapping[str, Any]) -> str:
-    state = body.get("state")
-    if state not in protocol.STATES:
-        raise ProtocolError("a state that there is not")
-    return str(state)
-
-
-def _marks(body: Mapping[str, Any]) -> dict[str, float]:
-    marks = body.get("boot", {})
-    if not isinstance(marks, dict) or len(marks) > _MOST_MARKS:
-        raise ProtocolError("boot is not a table of seconds")
-    for name, value in marks.items():
-        if len(name) > 40 or not name.isidentifier() or isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ProtocolError("boot is not a table of seconds")
-        if not 0 <= value < _SECONDS_LIMIT:
-            raise ProtocolError("boot is not a table of seconds")
-    return {name: float(value) for name, value in marks.items()}
+def _settle(question: _Question, refused: GuestError | None, message: Message) -> None:
+    if question.answered.done():
+        return
+    if refused:
+        question.answered.set_exception(refused)
+    else:
+        question.answered.set_result(message.body() if message.has_payload else {})

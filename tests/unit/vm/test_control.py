@@ -6,13 +6,14 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stereo.vm.control import Control, GuestError, printable
+from stereo.vm.control import Control, GuestError, RefusedError, printable
 from stereo.vm.machine import Channel
 from stereos_guest import protocol
 from stereos_guest.session import Session
@@ -52,11 +53,17 @@ def saying(*chunks: bytes, then_close: bool = False) -> Guest:
 async def real_daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     daemon = Daemon({"initrd_start": 1.0})
     daemon.become_ready()
-    session = daemon.port_session()
+    session = Session(daemon.handlers, survives_overlong=True)
     writer.write(daemon.announcement())
     while data := await reader.read(7):
-        for answer in session.receive(data):
-            writer.write(answer)
+        await answer(session, data, writer)
+
+
+async def answer(session: Session, data: bytes, writer: asyncio.StreamWriter) -> None:
+    session.receive(data)
+    while session.work():
+        pass
+    writer.write(session.take(1 << 20))
 
 
 def ready(control: Control) -> Awaitable[Any]:
@@ -82,8 +89,7 @@ def test_half_a_request_of_a_former_host_does_not_spoil_the_first_one() -> None:
     async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(Daemon({}).handlers, survives_overlong=True)
         session.receive(b'{"type":"pi')
-        for answer in session.receive(await reader.read(1000)):
-            writer.write(answer)
+        await answer(session, await reader.read(1000), writer)
 
     talk(guest, lambda control: control.ping())
 
@@ -221,3 +227,159 @@ def test_a_guest_that_was_ready_before_we_came_is_found_ready_by_asking() -> Non
         writer.write(protocol.health("ready", 5, boot={"ready": 3.0}))
 
     assert talk(quiet, ready).boot == {"ready": 3.0}
+
+
+# --- after hello ---
+
+
+def greeting(*said: bytes, answers: bytes = b"") -> Guest:
+    """Says hello, then `said`, and to each request what `answers` says (%d stands for its number)."""
+
+    async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if not line.strip():
+                continue
+            message = protocol.decode(line[:-1])
+            if message.type == protocol.HELLO:
+                writer.write(protocol.encode("hello", {"version": 1, "features": ["id"], "software": "x"}, message.id))
+                for text in said:
+                    writer.write(text)
+            else:
+                writer.write(answers.replace(b"%d", b"%d" % message.id))
+
+    return guest
+
+
+def test_a_guest_that_knows_no_hello_is_told_so() -> None:
+    with pytest.raises(RefusedError, match="unknown message type: hello"):
+        talk(saying(protocol.unknown_type("hello")), lambda control: control.hello(0.5))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"version": True, "features": []},
+        {"version": 2, "features": []},
+        {"version": 1},
+        {"version": 1, "features": [1]},
+        {"version": 1, "features": ["x"] * 101},
+        {"version": 1, "features": [], "software": 5},
+    ],
+)
+def test_a_hello_that_makes_no_sense_is_refused(payload: dict[str, Any]) -> None:
+    with pytest.raises(GuestError, match="does not speak the protocol: hello"):
+        talk(saying(protocol.encode("hello", payload)), lambda control: control.hello(0.5))
+
+
+def test_streams_need_a_hello_first() -> None:
+    with pytest.raises(GuestError, match="exec needs a hello first"):
+        talk(saying(), lambda control: control.open_stream("exec", {"argv": ["true"]}))
+
+
+def test_answers_in_any_order_find_who_asked() -> None:
+    async def late_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held: list[Any] = []
+        while line := await reader.readline():
+            if not line.strip():
+                continue
+            message = protocol.decode(line[:-1])
+            if message.type == protocol.HELLO:
+                writer.write(protocol.encode("hello", {"version": 1, "features": []}))
+                continue
+            held.append(message)
+            if len(held) == 20:
+                for late in reversed(held):
+                    writer.write(protocol.encode("secrets", {"names": [late.payload["n"]]}, late.id))
+
+    async def ask(control: Control) -> list[Any]:
+        await control.hello()
+        asked = (control.request("list_secrets", {"n": n}, answer="secrets") for n in range(20))
+        return [body["names"] for body in await asyncio.gather(*asked)]
+
+    assert talk(late_first, ask) == [[n] for n in range(20)]
+
+
+def test_before_hello_requests_wait_for_each_other() -> None:
+    async def ask(control: Control) -> None:
+        await asyncio.gather(*(control.ping() for _ in range(10)), control.health())
+
+    talk(real_daemon, ask)
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        (b'{"type":"ack","id":%d,"payload":{"reply_to":"mount","ok":false,"error":"no"}}\n', "refused mount: no"),
+        (b'{"type":"ack","id":%d,"payload":{"reply_to":"other","ok":true}}\n', "'other' in place of one of mount"),
+        (b'{"type":"ack","id":%d,"payload":{"reply_to":"mount"}}\n', "without reply_to and ok"),
+        (b'{"type":"ack","id":%d,"payload":[]}\n', "not an object"),
+        (b'{"type":"pong","id":%d}\n', "'pong' in answer to mount"),
+        (b'{"type":"ack","id":4}\n', "no answer to mount"),
+        (b"\x01%d/o data\n", "'data' in answer to mount"),
+    ],
+)
+def test_a_wrong_answer_is_told_to_who_asked(answers: bytes, complaint: str) -> None:
+    async def ask(control: Control) -> None:
+        await control.hello()
+        await control.request("mount", {}, seconds=0.3)
+
+    with pytest.raises(GuestError, match=complaint):
+        talk(greeting(answers=answers), ask)
+
+
+def test_news_reach_every_listener_in_order() -> None:
+    told = [protocol.lifecycle("ready"), protocol.encode("event", {"kind": "agent"}), protocol.lifecycle("degraded")]
+
+    async def ask(control: Control) -> list[list[str]]:
+        async def listen() -> list[str]:
+            heard = []
+            async with aclosing(control.events()) as news:
+                async for message in news:
+                    heard.append(message.type)
+                    if len(heard) == 3:
+                        break
+            return heard
+
+        listening = [asyncio.create_task(listen()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await control.hello()
+        return [await task for task in listening]
+
+    assert talk(greeting(*told), ask) == [["lifecycle", "event", "lifecycle"]] * 2
+
+
+def test_news_end_when_the_guest_is_gone() -> None:
+    async def ask(control: Control) -> int:
+        listening = asyncio.create_task(count(control))
+        with pytest.raises(GuestError, match="closed the control channel"):
+            await control.hello()
+        return await listening
+
+    async def count(control: Control) -> int:
+        return len([message async for message in control.events()])
+
+    assert talk(saying(protocol.lifecycle("ready"), then_close=True), ask) == 1
+
+
+def test_a_closed_conversation_tells_those_who_wait() -> None:
+    async def ask(control: Control) -> None:
+        asking = asyncio.create_task(control.ping())
+        await asyncio.sleep(0.05)
+        await control.close()
+        with pytest.raises(GuestError, match="was closed"):
+            await asking
+        with pytest.raises(GuestError, match="was closed"):
+            await control.ping()
+
+    talk(saying(), ask)
+
+
+@given(st.lists(st.binary(max_size=100), max_size=5))
+def test_no_guest_that_said_hello_raises_anything_but_a_guest_error(said: list[bytes]) -> None:
+    async def ask(control: Control) -> None:
+        await control.hello()
+        await control.open_stream("exec", {"argv": ["x"]}, seconds=0.01)
+
+    with pytest.raises(GuestError):
+        talk(greeting(*said, answers=b"\x01%d/o \n"), ask)

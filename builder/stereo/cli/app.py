@@ -23,6 +23,7 @@ from stereo.errors import MAKE_ROOM, StereoError, UsageError
 # Verb -> the module that has it, in the order of a first acquaintance.
 VERBS = {
     "build": "build",
+    "init": "init",
     "boot": "boot",
     "verify": "verify",
     "diff": "diff",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stereo.cli.options import arch_option, chosen_architecture, dev_key, mixtape_argument
-from stereo.cli.output import Output, speaking
+from stereo.cli.output import Output, safe, speaking
+from stereo.errors import UsageError
 from stereo.paths import Checkout
 
 if TYPE_CHECKING:
@@ -25,12 +26,17 @@ _INDENT = 20
 Examples:
   stereo mixtapes
   stereo mixtapes --json | jq -r '.[].name'
+  stereo mixtapes --local    what is built, and can be the mixtape of a jcard.toml
 
 Every NAME is also there as NAME-dev: with your SSH key, debug tools and a serial console."""
 )
+@click.option("--local", is_flag=True, help="List the dists of the local store instead.")
 @speaking(as_json=True)
-def mixtapes(out: Output) -> None:
+def mixtapes(out: Output, local: bool) -> None:
     """List the mixtapes."""
+    if local:
+        _list_store(out)
+        return
     from stereo.model.mixtape import list_mixtapes
 
     found = list_mixtapes(Checkout.containing_this_package().mixtapes)
@@ -38,6 +44,21 @@ def mixtapes(out: Output) -> None:
     rows += [(each.name, each.harness.value, ",".join(each.architectures), each.summary) for each in found]
     keys = ("name", "harness", "architectures", "summary", "api_keys")
     out.result([{key: each.model_dump(mode="json")[key] for key in keys} for each in found], _table(rows))
+
+
+def _list_store(out: Output) -> None:
+    from stereo.dists import entries, store_folder
+
+    found = entries(store_folder())
+    rows = [("NAME", "VERSION", "ARCHITECTURE", "PLACE")]
+    for each in found:
+        gone = "" if each.there else " (gone)"
+        rows.append((each.name, each.version, each.arch, safe(str(each.target)) + gone))
+    data = [
+        {"name": each.name, "version": each.version, "arch": each.arch, "path": str(each.target), "there": each.there}
+        for each in found
+    ]
+    out.result(data, _table(rows))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -107,13 +128,24 @@ def _entry(label: str, text: str) -> Iterator[str]:
 @click.command(
     short_help="Print the JSON Schema of a file format.",
     epilog="""\b
-Example:
-  stereo schema mixtape > mixtapes/mixtape.schema.json""",
+Examples:
+  stereo schema mixtape > mixtapes/mixtape.schema.json
+  stereo schema jcard > jcard.schema.json
+  stereo schema jcard --markdown > docs/jcard.md""",
 )
-@click.argument("what", metavar="KIND", type=click.Choice(["mixtape"]))
+@click.argument("what", metavar="KIND", type=click.Choice(["mixtape", "jcard"]))
+@click.option("--markdown", is_flag=True, help="For jcard: print the page of documentation that says the same.")
 @speaking(as_json=True)  # a schema is JSON with or without --json
-def schema(out: Output, what: str) -> None:
+def schema(out: Output, what: str, markdown: bool) -> None:
     """Print the JSON Schema of a file format, for editors and other tools."""
-    from stereo.model.mixtape import mixtape_schema
+    if what == "mixtape":
+        if markdown:
+            raise UsageError("the page on mixtapes is written by hand", where="--markdown", hint="docs/mixtapes.md")
+        from stereo.model.mixtape import mixtape_schema
 
-    click.echo(mixtape_schema(), nl=False)
+        click.echo(mixtape_schema(), nl=False)
+        return
+    from stereo.model.jcard import jcard_schema
+    from stereo.model.jcard_page import jcard_page
+
+    click.echo(jcard_page() if markdown else jcard_schema(), nl=False)

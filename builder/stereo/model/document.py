@@ -7,6 +7,7 @@ would look for it in the file, what is wrong with it, and a hint (the nearest kn
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -98,11 +99,11 @@ def key_of(location: Location) -> str:
     return text or "-"
 
 
-def _model_in(annotation: object) -> type[BaseModel] | None:
+def model_in(annotation: object) -> type[BaseModel] | None:
     """The model inside `tuple[Model, ...]`, `Model | None` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+    return next((model for part in get_args(annotation) if (model := model_in(part))), None)
 
 
 def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
@@ -112,7 +113,7 @@ def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
         if current is None:
             return []
         if isinstance(part, str) and part in current.model_fields:
-            current = _model_in(current.model_fields[part].annotation)
+            current = model_in(current.model_fields[part].annotation)
     return sorted(current.model_fields) if current else []
 
 
@@ -133,7 +134,7 @@ def _description(model: type[BaseModel], location: Location) -> str | None:
             break
         if isinstance(part, str) and part in current.model_fields:
             field = current.model_fields[part]
-            found, current = field.description or found, _model_in(field.annotation)
+            found, current = field.description or found, model_in(field.annotation)
     return found
 
 
@@ -185,3 +186,18 @@ def validate(
         return model.model_validate(data, context=context)
     except ValidationError as error:
         raise ProblemsError(problems_of(error, model, file, every_key)) from error
+
+
+def json_schema(model: type[BaseModel], title: str) -> str:
+    """The JSON Schema (draft 2020-12) of a file that is a `model`, as text that ends with a newline."""
+    schema = _closed(model.model_json_schema())
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """pydantic leaves tables with free keys open to keys that match no pattern: an editor would not mark those."""
+    closed = {
+        key: _closed(value) if isinstance(value, dict) else value for key, value in schema.items() if key != "title"
+    }
+    return {**closed, "additionalProperties": False} if "patternProperties" in closed else closed

@@ -15,7 +15,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from stereo.errors import Problem, ProblemsError
-from stereo.model.document import FaultsError, fault, parse_toml, pattern, shown, validate
+from stereo.model.document import FaultsError, fault, json_schema, parse_toml, pattern, shown, validate
 from stereo.model.egress import Rules
 from stereo.model.jcard_agents import Agent, Fault, Table, settled
 from stereo.model.jcard_guest import MOST_BYTES, guest_text
@@ -33,6 +33,7 @@ from stereo.model.jcard_values import (
     SecretName,
     Surroundings,
     WholeSize,
+    between,
     host_path,
     surroundings,
 )
@@ -54,8 +55,12 @@ class Resources(Table):
     """What the machine has."""
 
     cpus: Annotated[int, Field(ge=1, le=255, description="processors")] = 2
-    memory: Annotated[WholeSize, Field(ge=256 * MIB, le=16384 * GIB, description="memory, such as `4GiB`")] = 4 * GIB
-    disk: Annotated[WholeSize, Field(ge=GIB, le=65536 * GIB, description="disk, such as `20GiB`")] = 20 * GIB
+    memory: Annotated[
+        WholeSize, between(256 * MIB, 16384 * GIB), Field(description="memory", json_schema_extra={"default": "4GiB"})
+    ] = 4 * GIB
+    disk: Annotated[
+        WholeSize, between(GIB, 65536 * GIB), Field(description="disk", json_schema_extra={"default": "20GiB"})
+    ] = 20 * GIB
 
 
 class NetworkMode(StrEnum):
@@ -289,3 +294,8 @@ def parse_jcard(text: str | bytes, file: Path, variables: Mapping[str, str]) -> 
 def guest_config(jcard: Jcard) -> str:
     """What the guest gets to know of `jcard`, as TOML: agents and mount points, and of secrets the names alone."""
     return guest_text(jcard.agents, [(share.guest, share.readonly) for share in jcard.shared])
+
+
+def jcard_schema() -> str:
+    """The JSON Schema (draft 2020-12) of a jcard, as text that ends with a newline."""
+    return json_schema(Jcard, "stereo jcard")

@@ -27,6 +27,7 @@ from stereo.model.jcard_values import (
     SecretName,
     Size,
     Variable,
+    between,
 )
 from stereo.model.mixtape_file import Harness
 from stereo.model.units import GIB, MIB
@@ -72,10 +73,9 @@ def _no_packages(packages: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Agent(Table):
-    """One program that works on its own.
+    """One program that works on its own."""
 
-    After parsing, `name` and `workdir` are set, `prompt` is what `prompt_file` held, and `replicas` is 1.
-    """
+    # Of a parsed jcard `name` and `workdir` are set, `prompt` is what `prompt_file` held, and `replicas` is 1.
 
     name: Annotated[Name, Field(description=f"{NAME_MEANING}; default: the harness")] = ""
     type: Annotated[
@@ -123,17 +123,18 @@ class Agent(Table):
     timeout: Annotated[Limit | None, Field(description="it is ended after so long, such as `30m`; default: never")] = (
         None
     )
-    grace_period: Annotated[Duration, Field(description="from SIGTERM to SIGKILL when it is ended, such as `30s`")] = (
-        30.0
-    )
+    grace_period: Annotated[
+        Duration,
+        Field(description="from SIGTERM to SIGKILL when it is ended", json_schema_extra={"default": "30s"}),
+    ] = 30.0
     session: Annotated[
         str,
         pattern(NAME_PATTERN, NAME_MEANING),
         Field(description="native: the name of its terminal, also for one with a `command`; default: the agent's name"),
     ] = ""
     memory: Annotated[
-        Size | None,
-        Field(ge=16 * MIB, le=4096 * GIB, description="its memory at most, such as `2GiB`; default: 2GiB if sandboxed"),
+        Annotated[Size, between(16 * MIB, 4096 * GIB)] | None,
+        Field(description="its memory at most, such as `512MiB`; default: 2GiB if sandboxed"),
     ] = None
     pid_limit: Annotated[
         int | None,

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, Validat
 
 from stereo.model.document import fault, pattern, shown
 from stereo.model.egress import Rule, parse_rule
-from stereo.model.units import MIB, parse_duration, parse_size
+from stereo.model.units import MIB, parse_duration, parse_size, size_text
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,40}$"
 NAME_MEANING: Final = "lower-case letters, digits and '-', beginning with a letter or digit, at most 41"
@@ -174,6 +174,17 @@ def _mount_point(text: str) -> str:
 def _whole_mebibytes(size: int) -> int:
     """Disks and memory come in whole MiB: rounded up."""
     return -(-size // MIB) * MIB
+
+
+def between(least: int, most: int) -> AfterValidator:
+    """Bounds of a size, in bytes."""
+
+    def check(size: int) -> int:
+        if not least <= size <= most:
+            raise ValueError(f"must be from {size_text(least)} to {size_text(most)}, not {size_text(size)}")
+        return size
+
+    return AfterValidator(check)
 
 
 def _duration(value: object) -> float:

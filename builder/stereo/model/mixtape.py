@@ -9,18 +9,17 @@ of both and the child's version.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain as joined
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from stereo.errors import Problem, ProblemsError, UsageError
 from stereo.model.architecture import Architecture
-from stereo.model.document import nearest
+from stereo.model.document import json_schema, nearest
 from stereo.model.mixtape_chain import DEV_SUFFIX, Library, Source
 from stereo.model.mixtape_file import ExtraPackages, Harness, MixtapeFile, PackageSpec
 from stereo.model.mixtape_rules import faults
@@ -220,14 +219,4 @@ def list_mixtapes(folder: Path) -> tuple[Mixtape, ...]:
 
 def mixtape_schema() -> str:
     """The JSON Schema (draft 2020-12) of a mixtape file, as text that ends with a newline."""
-    schema = _closed(MixtapeFile.model_json_schema())
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "stereo mixtape"}
-    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
-
-
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """pydantic leaves tables with free keys open to keys that match no pattern: an editor would not mark those."""
-    closed = {
-        key: _closed(value) if isinstance(value, dict) else value for key, value in schema.items() if key != "title"
-    }
-    return {**closed, "additionalProperties": False} if "patternProperties" in closed else closed
+    return json_schema(MixtapeFile, "stereo mixtape")

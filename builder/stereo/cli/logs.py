@@ -1,0 +1,102 @@
+"""`stereo logs`: what the agents wrote, where connections went, what the console showed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from stereo.cli.options import sandbox_option
+from stereo.cli.output import Output, safe, speaking
+from stereo.errors import UsageError
+
+
+@click.command(
+    short_help="Show what agents wrote, or where connections went.",
+    epilog="""\b
+Examples:
+  stereo logs                      all agents, from the beginning
+  stereo logs reviewer -f          one agent, and what it goes on to write
+  stereo logs -n 20                the last 20 lines
+  stereo logs --egress             every connection that was allowed or refused
+  stereo logs --console            the machine's console, also after its end""",
+)
+@sandbox_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Begin with the last N lines.")
+@click.option("--egress", is_flag=True, help="The egress gate's log instead.")
+@click.option("--console", is_flag=True, help="The console's log instead.")
+@click.argument("agent", required=False)
+@speaking(as_json=True)
+def logs(
+    out: Output, sandbox: str | None, follow: bool, lines: int | None, egress: bool, console: bool, agent: str | None
+) -> None:
+    """Show the log of AGENT, or of all agents, with times in UTC."""
+    if sum((egress, console, agent is not None)) > 1:
+        raise UsageError("--egress, --console and AGENT exclude each other")
+    from stereo.sandbox.names import pick
+
+    name = pick(sandbox)
+    if egress:
+        _egress(out, name, follow, lines)
+    elif console:
+        _console(name, lines)
+    else:
+        asyncio.run(_agents(out, name, agent, follow, lines))
+
+
+async def _agents(out: Output, sandbox: str, agent: str | None, follow: bool, lines: int | None) -> None:
+    from stereo.errors import StereoError
+    from stereo.sandbox.client import connected
+    from stereo.vm.journal import Journal
+    from stereos_guest import protocol
+
+    request: dict[str, Any] = {"follow": follow}
+    if agent:
+        request["agent"] = agent
+    if lines is not None:
+        request["lines"] = lines
+    complaint = b""
+    async with connected(sandbox) as control, await control.open_stream(protocol.LOGS, request) as stream:
+        journal = Journal()
+        while piece := await stream.read():
+            if piece[0] == "stderr":
+                complaint = (complaint + piece[1])[:1000]
+                continue
+            for entry in journal.feed(piece[1]):
+                if out.json:
+                    click.echo(json.dumps({"time": entry.time, "agent": entry.agent, "text": entry.text}))
+                else:
+                    click.echo(f"{_moment(entry.time)} {safe(entry.agent)} | {safe(entry.text)}")
+        ended = await stream.wait()
+    if ended.code:
+        raise StereoError(f"the guest could not read its journal: {safe(complaint.decode(errors='replace'))}")
+
+
+def _egress(out: Output, sandbox: str, follow: bool, lines: int | None) -> None:
+    from stereo.egress.client import read_log
+    from stereo.sandbox.state import Folder
+
+    for row in read_log(Folder(sandbox).egress_log, follow=follow, lines=lines):
+        if out.json:
+            click.echo(json.dumps(row))
+        else:
+            where = f"{row['host']}:{row['port']}"
+            reason = f"  ({row['reason']})" if row.get("reason") else ""
+            text = f"{_moment(row['time'])} {row['verdict']:8} {row['protocol']:7} {where}{reason}"
+            click.echo(safe(text))
+
+
+def _console(sandbox: str, lines: int | None) -> None:
+    from stereo.sandbox.state import Folder
+
+    text = Folder(sandbox).console_log.read_bytes().decode(errors="replace")
+    rows = [safe(row.rstrip("\r")) for row in text.split("\n")]
+    click.echo("\n".join(rows if lines is None else rows[len(rows) - lines :] if lines else []))
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

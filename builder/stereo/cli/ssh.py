@@ -1,0 +1,52 @@
+"""`stereo ssh`: OpenSSH into a sandbox, with the sandbox's own key and its host key checked strictly."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+
+import click
+
+from stereo.cli.options import sandbox_argument
+from stereo.cli.output import Output, speaking
+from stereo.errors import StereoError
+
+
+@click.command(
+    short_help="Log in to a sandbox by ssh.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  stereo ssh                             as admin
+  stereo ssh review -u agent             as the agent, in the sandbox `review`
+  stereo ssh review uname -a             one command
+  stereo ssh --config >>~/.ssh/config    for scp, rsync and editors: host `stereo-NAME`""",
+)
+@click.option("-u", "--user", type=click.Choice(["admin", "agent"]), default="admin", show_default=True)
+@click.option("--config", is_flag=True, help="Print an ssh_config(5) section instead.")
+@sandbox_argument
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@speaking()
+def ssh(out: Output, user: str, config: bool, sandbox: str | None, command: Sequence[str]) -> int:
+    """Log in to SANDBOX by ssh, or run COMMAND there."""
+    from stereo.sandbox.keys import alias
+    from stereo.sandbox.names import pick
+    from stereo.sandbox.ssh import options
+
+    name = pick(sandbox)
+    chosen = options(name, user)
+    if config:
+        lines = [f"Host {alias(name)}", *(f"    {key} {value}" for key, value in chosen.items())]
+        out.result([], "\n".join(lines))
+        return 0
+    program = shutil.which("ssh")
+    if program is None:
+        raise StereoError("no ssh on PATH", hint="install openssh-client; `stereo exec` needs none")
+    argv = [program, "-F", "none"]
+    for key, value in chosen.items():
+        if key != "HostName":
+            argv += ["-o", f"{key}={value}"]
+    os.execv(program, [*argv, chosen["HostName"], *([shlex.join(command)] if command else [])])
+    raise AssertionError("unreachable")

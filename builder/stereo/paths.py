@@ -55,6 +55,11 @@ class Cache:
         return self.root / "work"
 
     @property
+    def verified(self) -> Path:
+        """Verdicts on the files of dists that were held against their manifests."""
+        return self.root / "verified"
+
+    @property
     def probe(self) -> Path:
         """Verdicts on accelerators."""
         return self.root / "probe"

@@ -20,10 +20,22 @@ from stereo.cli.output import error_text
 from stereo.cli.version import TOOL_VERSION
 from stereo.errors import MAKE_ROOM, StereoError, UsageError
 
-# Verb -> the module that has it, in the order of a first acquaintance.
+# Verb -> the module that has it, and the name that it has there if another; in the order of a first acquaintance.
 VERBS = {
     "build": "build",
     "init": "init",
+    "up": "up",
+    "apply": "up",
+    "status": "status",
+    "list": "status:list_",
+    "exec": "exec:exec_",
+    "attach": "exec",
+    "logs": "logs",
+    "ssh": "ssh",
+    "cp": "cp",
+    "secret": "secret",
+    "down": "down",
+    "destroy": "down",
     "boot": "boot",
     "verify": "verify",
     "diff": "diff",
@@ -38,6 +50,7 @@ VERBS = {
     "completion": "completion",
     "test": "suite",
 }
+_ALIASES = {"ls": "list"}
 COMPLETE = "_STEREO_COMPLETE"
 DONE, FAILED, USAGE, STOPPED = 0, 1, 2, 130
 
@@ -49,16 +62,18 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in VERBS:
             return None
-        command = getattr(import_module(f"stereo.cli.{VERBS[cmd_name]}"), cmd_name)
+        module, _, attribute = VERBS[cmd_name].partition(":")
+        command = getattr(import_module(f"stereo.cli.{module}"), attribute or cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in (*VERBS, *_ALIASES) and not args[0].startswith("-"):
             from stereo.model.document import nearest
 
             raise click.UsageError(f"there is no verb {args[0]!r}; {nearest(args[0], list(VERBS))}", ctx)

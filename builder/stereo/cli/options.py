@@ -85,3 +85,20 @@ def chosen_architecture(mixtape: Mixtape, option: str | None) -> Architecture:
         return mixtape.architectures[0]
     known = ", ".join(mixtape.architectures)
     raise UsageError(f"{mixtape.name} is not made for {option}", where="--arch", hint=f"its architectures: {known}")
+
+
+def _complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from stereo.sandbox.state import all_folders
+
+    return [folder.name for folder in all_folders() if folder.name.startswith(incomplete)]
+
+
+def sandbox_argument(verb: Verb) -> Verb:
+    """A sandbox, or nothing for that of the jcard.toml here, else the only one there is; see `sandbox.names.pick`."""
+    return click.argument("sandbox", required=False, shell_complete=_complete_sandbox)(verb)
+
+
+def sandbox_option(verb: Verb) -> Verb:
+    """-s, --sandbox: the same for verbs whose arguments are something else."""
+    text = "The sandbox; default: that of the jcard.toml here, else the only one there is."
+    return click.option("-s", "--sandbox", metavar="NAME", help=text, shell_complete=_complete_sandbox)(verb)

@@ -28,7 +28,7 @@ STARTING, RUNNING, STOPPING = "starting", "running", "stopping"  # somebody hold
 STOPPED, FAILED = "stopped", "failed"  # nobody does, and the last supervisor said how it ended
 CRASHED = "crashed"  # nobody does, and it said nothing
 _ALIVE = (STARTING, RUNNING, STOPPING)
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}", re.ASCII)
 _LARGEST_RECORD = 1 << 16
 _LOCK_SECONDS = 2.0  # whoever only looks holds the lock for microseconds
 
@@ -42,7 +42,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{name[:80]!r} is no name of a sandbox",
-            hint="lower-case letters, digits and '-', at most 63, beginning with a letter or digit",
+            hint="lower-case letters, digits and '-', at most 41, beginning with a letter or digit",
         )
     return name
 
@@ -51,8 +51,8 @@ def check_name(name: str) -> str:
 class Record:
     """What outlives the supervisor. Times are seconds since the epoch; `reason` says how the last run ended.
 
-    `manifest` is the SHA-256 of the mixtape.toml that the disk was made for. `proven` turns true when a run has been
-    ready: a disk whose first boot was cut short is made anew.
+    `manifest` is the SHA-256 of the mixtape.toml that the disk, of `disk` bytes, was made for. `proven` turns true when
+    a run has been ready: a disk whose first boot was cut short is made anew.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Record:
     dist: str
     manifest: str
     created: float
+    disk: int = 0
     state: str = STARTING
     reason: str = ""
     changed: float = 0.0

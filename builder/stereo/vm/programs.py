@@ -1,4 +1,4 @@
-"""Where QEMU, qemu-img and the UEFI firmware come from: an unpacked tools tree, or else the host.
+"""Where QEMU and what serves its machines come from: an unpacked tools tree, or else the host.
 
 A program of the tools tree is started by that tree's own dynamic loader, so that it runs on a host whose C library is
 older; see ld.so(8), --library-path. QEMU's data folders have to be named, since it was built to look for them in /usr.
@@ -16,6 +16,10 @@ from stereo import process
 from stereo.errors import StereoError
 
 _HINT = "install qemu-system-x86, qemu-utils and ovmf, or let a build make its tools tree"
+_HELPERS_HINT = "install passt and virtiofsd, or let a build make its tools tree"
+_HELPERS = {"passt": ("usr/bin/passt",), "virtiofsd": ("usr/libexec/virtiofsd", "usr/lib/qemu/virtiofsd")}
+# What a program of the host needs to see: its libraries and data, wherever that system keeps them.
+_HOST_FOLDERS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/alternatives", "/nix/store")
 _FIRMWARE_FOLDERS = ("usr/share/OVMF", "usr/share/ovmf", "usr/share/edk2/x64", "opt/homebrew/share/qemu")
 _FIRMWARE_PAIRS = (
     ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
@@ -43,6 +47,10 @@ class Programs:
     origin: str
     environment: Mapping[str, str] = field(default_factory=dict)
     seccomp: bool = True  # whether QEMU was built with `-sandbox`
+    tree: Path | None = None  # the tools tree that they are from, if they are
+    passt: tuple[str, ...] | None = None
+    virtiofsd: tuple[str, ...] | None = None
+    visible: tuple[str, ...] = ()  # the folders that they need to see
 
     @classmethod
     def find(cls, tools_tree: Path | None = None) -> Programs:
@@ -54,6 +62,18 @@ class Programs:
         if self.firmware is None:
             raise StereoError("no UEFI firmware for machines", where=self.origin, hint=_HINT)
         return self.firmware
+
+    def need_passt(self) -> tuple[str, ...]:
+        """What carries the frames of a machine behind NAT, or a StereoError that says how to get it."""
+        if self.passt is None:
+            raise StereoError("no passt for the network of machines", where=self.origin, hint=_HELPERS_HINT)
+        return self.passt
+
+    def need_virtiofsd(self) -> tuple[str, ...]:
+        """What serves shares, or a StereoError that says how to get it."""
+        if self.virtiofsd is None:
+            raise StereoError("no virtiofsd for the shares of machines", where=self.origin, hint=_HELPERS_HINT)
+        return self.virtiofsd
 
     def closed_environment(self) -> dict[str, str]:
         """The whole environment to start any of the programs in."""
@@ -83,6 +103,10 @@ def _from_tree(tree: Path) -> Programs:
         firmware=_firmware(tree),
         origin=f"the tools tree {tree}",
         environment={"QEMU_MODULE_DIR": str(libraries / "qemu")},
+        tree=tree,
+        passt=_helper("passt", tree, loader),
+        virtiofsd=_helper("virtiofsd", tree, loader),
+        visible=(str(tree / "usr"),),
     )
 
 
@@ -97,7 +121,23 @@ def _from_host() -> Programs:
         firmware=_firmware(Path("/")),
         origin="the host",
         seccomp=sys.platform == "linux",
+        passt=_helper("passt", Path("/")),
+        virtiofsd=_helper("virtiofsd", Path("/")),
+        visible=tuple(dict.fromkeys(name for name in (*_HOST_FOLDERS, *_beside(qemu)) if Path(name).exists())),
     )
+
+
+def _beside(program: str) -> list[str]:
+    """The installation that a program outside of /usr belongs to."""
+    own = Path(program).resolve()
+    return [] if own.is_relative_to("/usr") or own.is_relative_to("/nix") else [str(own.parent.parent)]
+
+
+def _helper(name: str, root: Path, loader: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+    for path in (root / place for place in _HELPERS[name]):
+        if path.exists():
+            return (*loader, str(path))
+    return None
 
 
 def _firmware(root: Path) -> Firmware | None:

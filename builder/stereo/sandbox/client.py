@@ -1,0 +1,71 @@
+"""The command line's way to a running sandbox: its supervisor's socket, over which the guest is reached as well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from stereo.errors import StereoError
+from stereo.sandbox.state import CRASHED, STARTING, STOPPING, Folder
+from stereo.vm.control import Control
+from stereo.vm.machine import Channel
+from stereos_guest.protocol import MAX_LINE
+
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid; see unix(7), SO_PEERCRED."""
+
+_DEATH_SECONDS = 5.0
+
+
+class NotRunning(StereoError):  # noqa: N818 - reads as what is the matter
+    """There is no supervisor to talk to."""
+
+
+@asynccontextmanager
+async def connected(name: str) -> AsyncIterator[Control]:
+    """A conversation with the sandbox `name`: its guest's protocol, and what `messages` adds.
+
+    Raises NotRunning, and UsageError if there is no such sandbox.
+    """
+    folder = Folder(name)
+    folder.check()
+    try:
+        sock = folder.connect()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise _not_running(folder) from None
+    control = Control(Channel(*await asyncio.open_connection(sock=sock, limit=2 * MAX_LINE)))
+    try:
+        await control.hello()
+        yield control
+    finally:
+        await control.close()
+
+
+def _not_running(folder: Folder) -> NotRunning:
+    state, record = folder.condition()
+    if state in (STARTING, STOPPING):
+        return NotRunning(f"{folder.name} is {state}", hint=f"stereo status {folder.name}")
+    why = "its supervisor was killed" if state == CRASHED else f"{record.reason}" if record and record.reason else ""
+    return NotRunning(f"{folder.name} is not running: {state}" + (f" ({why})" if why else ""), hint="stereo up")
+
+
+def kill(name: str) -> None:
+    """Kill the supervisor of `name`, whom the kernel names at the other end of the socket; the machine dies with it."""
+    folder = Folder(name)
+    try:
+        with folder.connect() as sock:
+            pid, _, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+            descriptor = os.pidfd_open(pid)
+    except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], _DEATH_SECONDS)
+    finally:
+        os.close(descriptor)

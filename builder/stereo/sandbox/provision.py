@@ -1,0 +1,168 @@
+"""What a guest gets once it is up, in the order that lets no agent start before all that it needs is there.
+
+First network, shares, secrets and keys, side by side; then the configuration, which makes agentd start the agents; then
+we wait until each of them runs, or has failed to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
+
+from stereo.errors import StereoError, shown
+from stereo.sandbox.job import Job
+from stereo.vm.control import GuestError, NoAnswerError
+from stereo.vm.machine import GATEWAY, PROXY_PORT, RESOLVER
+from stereos_guest import protocol
+
+if TYPE_CHECKING:
+    from stereo.vm.control import Control
+
+log = logging.getLogger(__name__)
+
+HOST_NAME = "host.stereo.internal"
+USERS = ("admin", "agent")
+SETTLED = ("running", "backoff", "exited", "failed", "stopped")
+_STEP_SECONDS = 30.0  # an emulated machine under load takes its time
+_AGENTS_SECONDS = 120.0
+_MOST_AGENTS = 1000
+
+
+def tag(index: int) -> str:
+    """The virtiofs tag of the share with that index."""
+    return f"share{index}"
+
+
+async def furnish(control: Control, job: Job, public_key: str | None) -> None:
+    """Give the guest its network, shares, secrets and SSH key, then its configuration. Raises StereoError."""
+    steps = [
+        _step(control, "network", protocol.SET_NETWORK, network(job)),
+        *(
+            _step(control, f"share {share.guest}", protocol.MOUNT, _mount(index, share.guest, share.readonly))
+            for index, share in enumerate(job.shares)
+        ),
+        *(give_secret(control, name, value) for name, value in job.secrets.items()),
+    ]
+    if public_key:
+        for user in USERS:
+            key = {"user": user, "public_key": public_key}
+            steps.append(_step(control, f"SSH key of {user}", protocol.INJECT_SSH_KEY, key))
+    await _all(steps)
+    await configure(control, job.config)
+
+
+async def configure(control: Control, config: str) -> None:
+    """Hand over the agents' configuration. Raises StereoError."""
+    await _step(control, "configuration", protocol.SET_CONFIG, {"content": config})
+
+
+async def give_secret(control: Control, name: str, value: str) -> None:
+    """Put a secret into the guest's memory. Raises StereoError."""
+    await _step(control, f"secret {name}", protocol.INJECT_SECRET, {"name": name, "value": value, "mode": 0o600})
+
+
+async def take_secret(control: Control, name: str) -> None:
+    """Remove a secret. Raises StereoError."""
+    await _step(control, f"secret {name}", protocol.REMOVE_SECRET, {"name": name})
+
+
+def network(job: Job) -> dict[str, Any]:
+    """What the guest is told of its network."""
+    if job.egress is not None:
+        local = f"localhost,127.0.0.1,::1,{HOST_NAME}"
+        proxy, hosts = f"http://{GATEWAY}:{PROXY_PORT}", {HOST_NAME: GATEWAY}
+        return {"nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
+    nameservers = [RESOLVER] if job.mode == "nat" else []
+    return {"nameservers": nameservers, "proxy": "", "no_proxy": "", "hosts": {}}
+
+
+async def list_agents(control: Control, seconds: float = 10) -> list[dict[str, Any]]:
+    """The guest's word on its agents, by name. Raises GuestError."""
+    body = await control.request(protocol.LIST_AGENTS, answer=protocol.AGENTS, seconds=seconds)
+    agents = body.get("agents")
+    if not isinstance(agents, list) or len(agents) > _MOST_AGENTS or not all(map(_is_entry, agents)):
+        raise GuestError("the guest's list of agents is none")
+    return sorted((dict(agent) for agent in agents), key=lambda agent: str(agent["name"]))
+
+
+async def settle(control: Control, names: Collection[str], seconds: float = _AGENTS_SECONDS) -> list[dict[str, Any]]:
+    """Wait until each agent of `names` has started or failed, and return the list of all. Raises StereoError."""
+    if not names:
+        return []
+    agents: dict[str, dict[str, Any]] = {}
+    try:
+        async with asyncio.timeout(seconds), aclosing(control.events()) as events:
+            news = asyncio.ensure_future(anext(events, None))
+            await asyncio.sleep(0)  # now it listens, and nothing is missed between the list and the first event
+            agents = {agent["name"]: agent for agent in await list_agents(control)}
+            while unsettled(agents.values(), names):
+                message = await news
+                if message is None:
+                    raise GuestError("the guest closed the control channel")
+                news = asyncio.ensure_future(anext(events, None))
+                agent = message.body().get("agent") if message.type == protocol.EVENT else None
+                if isinstance(agent, dict) and _is_entry(agent):
+                    agents[agent["name"]] = agent
+            news.cancel()
+            with suppress(asyncio.CancelledError):
+                await news
+    except TimeoutError:
+        late = "; ".join(unsettled(agents.values(), names))
+        raise StereoError(f"agents did not start within {seconds:g} s: {late}") from None
+    return sorted(agents.values(), key=lambda agent: str(agent["name"]))
+
+
+def unsettled(agents: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Those of `names` that have neither started nor failed, with what is known of them."""
+    known = {agent["name"]: agent for agent in agents}
+    return [
+        f"{name} is {shown(str(known[name]['state']), 40)}{_reason(known[name])}"
+        if name in known
+        else f"{name} is unknown"
+        for name in names
+        if name not in known or known[name]["state"] not in SETTLED
+    ]
+
+
+def failures(agents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each agent that failed."""
+    return [f"agent {agent['name']} failed{_reason(agent)}" for agent in agents if agent["state"] == "failed"]
+
+
+def _reason(agent: Mapping[str, Any]) -> str:
+    if error := agent.get("error"):
+        return f": {shown(str(error))}"
+    code, signal = agent.get("exit_code"), agent.get("exit_signal")
+    if agent["state"] != "failed" or (code is None and signal is None):
+        return ""
+    return f": killed by {shown(str(signal), 20)}" if signal else f": exit status {shown(str(code), 20)}"
+
+
+def _is_entry(agent: object) -> bool:
+    return isinstance(agent, dict) and isinstance(agent.get("name"), str) and isinstance(agent.get("state"), str)
+
+
+def _mount(index: int, guest_path: str, read_only: bool) -> dict[str, Any]:
+    return {"tag": tag(index), "guest_path": guest_path, "fs_type": "virtiofs", "read_only": read_only}
+
+
+async def _step(control: Control, what: str, kind: str, payload: Mapping[str, Any]) -> None:
+    try:
+        await control.request(kind, payload, seconds=_STEP_SECONDS)
+    except NoAnswerError as error:
+        raise StereoError(f"the guest took no {what}: {error.what}") from error
+    except GuestError as error:
+        raise StereoError(f"the guest did not take the {what}: {error.what}") from error
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all at once; the first failure cancels the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except* StereoError as failed:
+        raise failed.exceptions[0] from None

@@ -1,0 +1,163 @@
+"""Copies through the real guest's streams: what arrives is equal, what is hostile is refused, and nothing is half there."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from makers.live_guest import Guest, greeted
+from stereo.errors import StereoError
+from stereo.sandbox.transfer import GuestPath, copy_in, copy_out
+from stereo.vm.control import Control
+
+
+def with_guest(home: Path, act: Callable[[Control], Awaitable[None]]) -> None:
+    async def run() -> None:
+        guest = Guest(home)
+        try:
+            async with asyncio.timeout(30), greeted(guest) as control:
+                await act(control)
+        finally:
+            guest.close()
+
+    asyncio.run(run())
+
+
+def send(home: Path, source: Path, path: str) -> int:
+    moved: list[int] = []
+    with_guest(home, lambda control: copy_in(control, source, GuestPath(path, "agent"), moved.append))
+    return sum(moved)
+
+
+def fetch(home: Path, path: str, target: Path) -> None:
+    with_guest(home, lambda control: copy_out(control, GuestPath(path, "agent"), target, lambda amount: None))
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    return folder
+
+
+def test_a_file_takes_the_name_that_is_asked_for(inside: Path, outside: Path) -> None:
+    (outside / "notes").write_bytes(b"\0\xff" * 300_000)
+    assert send(inside, outside / "notes", f"{inside}/renamed") >= 600_000
+    assert (inside / "renamed").read_bytes() == b"\0\xff" * 300_000
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_folder_goes_into_a_folder_that_is_there(inside: Path, outside: Path, ending: str) -> None:
+    (outside / "src/deep").mkdir(parents=True)
+    (outside / "src/deep/run.sh").write_text("echo\n")
+    (outside / "src/deep/run.sh").chmod(0o755)
+    send(inside, outside / "src", f"{inside}{ending}")
+    assert (inside / "src/deep/run.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_is_sent(inside: Path, outside: Path) -> None:
+    with pytest.raises(StereoError, match="no such file"):
+        send(inside, outside / "nothing", str(inside))
+
+
+def test_a_target_without_a_folder_is_told_in_tars_words(inside: Path, outside: Path) -> None:
+    (outside / "notes").write_bytes(bytes(3_000_000))
+    with pytest.raises(StereoError, match=r"nowhere/at/all.*could not be copied|could not be copied"):
+        send(inside, outside / "notes", f"{inside}/nowhere/at/all/")
+
+
+def test_a_folder_comes_out_whole(inside: Path, outside: Path) -> None:
+    (inside / "site/css").mkdir(parents=True)
+    (inside / "site/css/a.css").write_text("a")
+    (inside / "site/link").symlink_to("css/a.css")
+    fetch(inside, f"{inside}/site", outside)
+    assert (outside / "site/css/a.css").read_text() == "a"
+    assert os.readlink(outside / "site/link") == "css/a.css"
+    assert [path.name for path in outside.iterdir()] == ["site"], "no room is left behind"
+
+
+def test_a_file_that_is_there_is_replaced_and_a_folder_is_not(inside: Path, outside: Path) -> None:
+    (inside / "report").write_text("new")
+    (outside / "report").write_text("old")
+    fetch(inside, f"{inside}/report", outside)
+    assert (outside / "report").read_text() == "new"
+    (outside / "taken").mkdir()
+    (outside / "taken/report").mkdir()
+    with pytest.raises(StereoError, match="is there already"):
+        fetch(inside, f"{inside}/report", outside / "taken")
+
+
+def test_what_is_not_inside_is_told_and_leaves_nothing(inside: Path, outside: Path) -> None:
+    with pytest.raises(StereoError, match="No such file"):
+        fetch(inside, f"{inside}/nothing", outside)
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/home/..", "."])
+def test_a_path_without_a_name_is_refused(inside: Path, outside: Path, path: str) -> None:
+    with pytest.raises(StereoError, match="name a file"):
+        fetch(inside, path, outside)
+
+
+def test_set_id_bits_do_not_come_out(inside: Path, outside: Path) -> None:
+    (inside / "tool").write_text("x")
+    (inside / "tool").chmod(0o6755)
+    fetch(inside, f"{inside}/tool", outside)
+    assert stat.S_IMODE((outside / "tool").stat().st_mode) == 0o755
+
+
+def hostile(*members: tarfile.TarInfo) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for member in members:
+            tar.addfile(member)
+    return made.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        hostile(member("../climbed")),
+        hostile(member("/tmp/stereo-absolute/../../../climbed")),
+        hostile(member("site", tarfile.SYMTYPE, "/etc"), member("site/passwd")),
+        hostile(member("site/null", tarfile.CHRTYPE)),
+        hostile(member("site", tarfile.LNKTYPE, "../../../etc/passwd")),
+        hostile(member("another")),
+        b"",
+        b"garbage" * 1000,
+        hostile(member("site"))[:700],
+    ],
+    ids=["climbs", "absolute", "through a link", "device", "hard link", "another name", "empty", "garbage", "cut"],
+)
+def test_a_hostile_archive_is_refused_and_leaves_nothing(
+    inside: Path, outside: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inside / "archive").write_bytes(archive)
+    packer = inside / "tar"
+    packer.write_text(f"#!/bin/sh\ncat {inside}/archive\n")
+    packer.chmod(0o755)
+    monkeypatch.setattr("stereos_guest.openers.TAR", str(packer))
+    with pytest.raises(StereoError, match=r"unsafe|whole archive|something else"):
+        fetch(inside, f"{inside}/site", outside)
+    assert list(outside.iterdir()) == []
+    assert not (outside.parent / "climbed").exists()

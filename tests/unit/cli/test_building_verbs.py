@@ -37,6 +37,7 @@ CHECKOUT = Checkout.containing_this_package()
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("STEREO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("STEREO_VERSION", raising=False)
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
@@ -78,7 +79,16 @@ def test_build_makes_a_dist_and_points_result_at_it(planned: dict[str, Any], tmp
     made = tmp_path / "dist" / "base" / "2026.01.31.0" / "x86_64"
     assert planned["made"] == [made]
     assert Path("result").resolve() == made
+    assert (tmp_path / "data/stereo/dists/base/2026.01.31.0/x86_64").readlink() == made
     assert f"{made}: built" in capsys.readouterr().out
+
+
+def test_a_store_that_cannot_be_written_spoils_no_build(
+    planned: dict[str, Any], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "data").write_text("")
+    assert run(["build", "base"]) == 0
+    assert "not in the local store: " in capsys.readouterr().err
 
 
 def test_build_does_nothing_when_nothing_changed(planned: dict[str, Any], capsys: Capture) -> None:

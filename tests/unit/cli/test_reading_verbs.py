@@ -17,6 +17,8 @@ from stereo.inputs import lock as lock_module
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.sources import Sources
 from stereo.model.architecture import Architecture
+from stereo.model.jcard import jcard_schema
+from stereo.model.jcard_page import jcard_page
 from stereo.model.lock import Deb, Lock, render_lock
 from stereo.model.mixtape import mixtape_schema
 
@@ -27,6 +29,7 @@ Capture = pytest.CaptureFixture[str]
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No developer's key and no cache of the person who runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("STEREO_CACHE", str(tmp_path / "cache"))
 
 
@@ -43,6 +46,19 @@ def test_mixtapes_as_json(capsys: Capture) -> None:
     assert said.err == ""
     (found,) = [each for each in json.loads(said.out) if each["name"] == "opencode-mixtape"]
     assert found["api_keys"] == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"]
+
+
+def test_dists_of_the_local_store_are_listed_with_where_they_are(tmp_path: Path, capsys: Capture) -> None:
+    place = tmp_path / "data/stereo/dists/base/dev-a/x86_64"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "gone\x1b")
+    assert run(["mixtapes", "--local"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "VERSION", "ARCHITECTURE", "PLACE"]
+    assert lines[1].split() == ["base", "dev-a", "x86_64", f"{tmp_path}/gone\\x1b", "(gone)"]
+    assert run(["mixtapes", "--local", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["there"], found["path"]) == ("base", False, f"{tmp_path}/gone\x1b")
 
 
 def test_show_tells_what_is_inherited(capsys: Capture) -> None:
@@ -66,6 +82,15 @@ def test_show_for_a_foreign_architecture_is_refused(capsys: Capture) -> None:
 def test_schema_is_the_models(capsys: Capture) -> None:
     assert run(["schema", "mixtape"]) == 0
     assert capsys.readouterr().out == mixtape_schema()
+    assert run(["schema", "jcard"]) == 0
+    assert capsys.readouterr().out == jcard_schema()
+
+
+def test_the_page_on_jcards_is_the_models(capsys: Capture) -> None:
+    assert run(["schema", "jcard", "--markdown"]) == 0
+    assert capsys.readouterr().out == jcard_page()
+    assert run(["schema", "mixtape", "--markdown"]) == 2
+    assert "docs/mixtapes.md" in capsys.readouterr().err
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:

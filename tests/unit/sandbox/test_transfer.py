@@ -123,14 +123,14 @@ def test_set_id_bits_do_not_come_out(inside: Path, outside: Path) -> None:
 def hostile(*members: tarfile.TarInfo) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
-        for member in members:
-            tar.addfile(member)
+        for each in members:
+            tar.addfile(each, io.BytesIO(bytes(each.size)))
     return made.getvalue()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
+    info.type, info.linkname, info.size = kind, link, size
     return info
 
 
@@ -145,7 +145,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
         hostile(member("another")),
         b"",
         b"garbage" * 1000,
-        hostile(member("site"))[:700],
+        hostile(member("site", size=5000))[:3000],
     ],
     ids=["climbs", "absolute", "through a link", "device", "hard link", "another name", "empty", "garbage", "cut"],
 )

@@ -124,7 +124,7 @@ def resolve(reference: str, *, store: Path | None = None, arch: str | None = Non
     machine's. Raises UsageError when there is no such dist, StereoError when it is not what it should be.
     """
     if "/" in reference or reference in (".", "..", "~"):
-        return _read(Path(reference).expanduser(), "give the folder that `stereo build` made")
+        return _read(Path(reference), "give the folder that `stereo build` made")
     return _stored(reference, store or store_folder(), arch or platform.machine())
 
 
@@ -162,16 +162,18 @@ def _checked(entry: Entry) -> Dist:
         raise UsageError(what, where=str(entry.place), hint=again)
     dist = _read(entry.place.resolve(), again)
     if (dist.name, dist.version, dist.arch) != (entry.name, entry.version, entry.arch):
-        what = (
-            f"says it is {dist.name} {dist.version} for {dist.arch}, not {entry.name} {entry.version} for {entry.arch}"
-        )
+        meant = f"{entry.name} {entry.version} for {entry.arch}"
+        what = f"says it is {dist.name} {dist.version} for {dist.arch}, not {meant}"
         raise StereoError(what, where=str(dist.path / MANIFEST_FILE), hint=again)
     return dist
 
 
 def _read(path: Path, hint: str) -> Dist:
     """Raises UsageError when there is no dist, StereoError when its manifest is not valid."""
-    path = path.resolve()
+    try:
+        path = path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, nobody's home, a NUL
+        raise UsageError("is no path of a dist", where=shown(str(path)), hint=hint) from error
     try:
         manifest, digest = read_manifest_with_digest(path)
     except OSError as error:

@@ -136,6 +136,9 @@ def test_a_dist_in_the_store_is_not_replaced_by_a_link(shelf: Shelf, tmp_path: P
         ("base@sha256:abc", "is no mixtape"),
         ("/nowhere", "is no dist: No such file"),
         ("..", "it has no mixtape.toml"),
+        ("/\0", "is no path of a dist"),
+        ("~nobody-of-that-name/x", "is no path of a dist"),
+        ("../loop/x", "is no"),
         ("registry.example/mixtapes/base", "is no dist: No such file"),
     ],
 )
@@ -144,6 +147,7 @@ def test_what_is_not_there_is_told_with_what_to_do(
 ) -> None:
     shelf.built("base", "2026.01.31.0")
     (tmp_path / "here").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UsageError) as caught:
         shelf.resolve(reference)

@@ -4,13 +4,13 @@ A raw line spares both ends base64 and JSON, which in an emulated machine cost m
 
     0x01, the stream's id in decimal, "/" and i, o or e for stdin, stdout or stderr, a space, the bytes, newline
 
-In the bytes, newline is written ESC n and ESC is written ESC [. So a raw line is a line like any other: it holds no
-newline, and whoever comes in the middle of one is in step again at the next.
+The bytes are quoted-printable (RFC 2045, 6.7) as far as need be: newline is =0A and = is =3D, all else stands for
+itself. So a raw line is a line like any other, and whoever comes in the middle of one is in step again at the next.
 """
 
 from __future__ import annotations
 
-from binascii import Error, a2b_base64, b2a_base64
+from binascii import Error, a2b_base64, a2b_qp, b2a_base64
 
 from stereos_guest import protocol
 from stereos_guest.protocol import Message, ProtocolError
@@ -35,7 +35,7 @@ _LONGEST_HEAD = 24
 def encode(number: int, stream: str, content: bytes, raw: bool) -> bytes:
     """The line, newline included, that carries `content` (at most CHUNK bytes)."""
     if raw:
-        stuffed = content.replace(b"\x1b", b"\x1b[").replace(b"\n", b"\x1bn")
+        stuffed = content.replace(b"=", b"=3D").replace(b"\n", b"=0A")
         return b"\x01%d/%b %b\n" % (number, _LETTERS[stream], stuffed)
     text = b2a_base64(content, newline=False)
     return b'{"type":"data","id":%d,"payload":{"stream":"%b","data":"%b"}}\n' % (number, stream.encode(), text)
@@ -52,8 +52,7 @@ def decode(line: bytes) -> Message:
     number = int(digits)
     if not 0 < number <= protocol.MAX_ID:
         raise ProtocolError("malformed raw line: id is not a number from 1 on")
-    content = line[end + 1 :].replace(b"\x1bn", b"\n").replace(b"\x1b[", b"\x1b")
-    return Message(protocol.DATA, {"stream": name, "data": content}, True, number)
+    return Message(protocol.DATA, {"stream": name, "data": a2b_qp(memoryview(line)[end + 1 :])}, True, number)
 
 
 def content(message: Message) -> tuple[str, bytes]:

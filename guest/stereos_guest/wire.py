@@ -48,23 +48,35 @@ class Wire:
         """Read, let work and write, for a while. Raises OSError for what is wrong with the descriptor."""
         for _ in range(_ROUNDS_PER_TURN):
             busy = talk.work()
-            if self._write(talk) or busy:
-                continue
-            if talk.closed and not self.unsent:
+            busy = self._write(talk) or busy
+            if talk.closed and not self.unsent and not busy:
                 return ENDED
-            if not talk.hungry:
-                return DONE  # room for output, or an answer that was waited for, brings us back
-            try:
-                data = posix.read(self.descriptor, _CHUNK)
-            except OSError as error:
-                if error.errno == EAGAIN:
-                    return DONE
-                raise
+            # Also while there is much to write: a flood must not keep us from hearing what else is asked.
+            data = self._read() if talk.hungry else None
             if data:
                 talk.receive(data)
-            else:
+            elif data is not None:
                 talk.closed = True  # nothing more will come, but what was asked for is still answered
+            elif not busy:
+                return DONE  # room for output, or an answer that was waited for, brings us back
         return MORE
+
+    def _read(self) -> bytes | None:
+        """What is there: None if nothing is now, empty at the end. A virtio port gives no more than a page at once."""
+        pieces: list[bytes] = []
+        room = _CHUNK
+        while room:
+            try:
+                piece = posix.read(self.descriptor, room)
+            except OSError as error:
+                if error.errno != EAGAIN and not pieces:
+                    raise
+                break
+            if not piece:
+                return b"".join(pieces)  # an end that is not told now is found again
+            pieces.append(piece)
+            room -= len(piece)
+        return b"".join(pieces) if pieces else None
 
     def _write(self, talk: Conversation) -> bool:
         """Write what there is. True if there may be more, and room for it."""

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stereo.vm.control import Control
 from stereo.vm.machine import Channel
@@ -18,8 +19,18 @@ from stereos_guest.loop import Loop
 from stereos_guest.openers import Context, openers
 from stereos_guest.protocol import MAX_LINE, Message
 from stereos_guest.session import Session
-from stereos_guest.stereosd import Daemon
 from stereos_guest.wire import ENDED, MORE, Wire
+
+if TYPE_CHECKING:
+    from stereos_guest.session import Handler
+
+
+ANNOUNCEMENT = protocol.lifecycle("booting") + protocol.lifecycle("ready", boot={"initrd_start": 1.0})
+PLAIN: dict[str, Handler] = {
+    protocol.PING: lambda message, session: protocol.pong(message.id),
+    protocol.GET_HEALTH: lambda message, session: protocol.encode(protocol.HEALTH, {"state": "ready", "uptime_seconds": 0}, message.id),
+}
+"""Answers that need no machine."""
 
 
 def account_here(home: Path) -> Callable[[str], Account]:
@@ -37,10 +48,8 @@ class Guest:
 
     def __init__(self, home: Path, account: Callable[[str], Account] | None = None, *, raw: bool = True) -> None:
         self.loop = Loop()
-        self.daemon = Daemon({"initrd_start": 1.0})
-        self.daemon.become_ready()
         self.context = Context(self.loop, str(home), account or account_here(home))
-        self.handlers = {**self.daemon.handlers, protocol.HELLO: self._hello, **openers(self.context)}
+        self.handlers = {**PLAIN, protocol.HELLO: self._hello, **openers(self.context)}
         self.sessions: list[Session] = []
         self._raw = raw
         self._asyncio = asyncio.get_running_loop()
@@ -58,7 +67,7 @@ class Guest:
         line = _Line(near.fileno(), session, self)
         session.wake = lambda: self._wake(near.fileno())
         self.loop.add(near.fileno(), line)
-        session.send(self.daemon.announcement())
+        session.send(ANNOUNCEMENT)
         return far
 
     def close(self) -> None:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from makers.live_guest import ANNOUNCEMENT, PLAIN
 from stereo.vm.control import Control, GuestError, RefusedError, printable
 from stereo.vm.machine import Channel
 from stereos_guest import protocol
 from stereos_guest.session import Session
-from stereos_guest.stereosd import Daemon
 
 T = TypeVar("T")
 Guest = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -50,11 +50,9 @@ def saying(*chunks: bytes, then_close: bool = False) -> Guest:
     return guest
 
 
-async def real_daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    daemon = Daemon({"initrd_start": 1.0})
-    daemon.become_ready()
-    session = Session(daemon.handlers, survives_overlong=True)
-    writer.write(daemon.announcement())
+async def real_session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    session = Session(PLAIN, survives_overlong=True)
+    writer.write(ANNOUNCEMENT)
     while data := await reader.read(7):
         await answer(session, data, writer)
 
@@ -70,7 +68,7 @@ def ready(control: Control) -> Awaitable[Any]:
     return control.wait_for_state(("ready",), 5)
 
 
-def test_the_real_daemon_is_heard_and_asked() -> None:
+def test_the_real_session_is_heard_and_asked() -> None:
     async def ask(control: Control) -> None:
         assert (await ready(control)).boot["initrd_start"] == 1.0
         await control.ping()
@@ -78,16 +76,16 @@ def test_the_real_daemon_is_heard_and_asked() -> None:
         assert health.state == "ready"
         assert health.uptime_seconds == 0
 
-    talk(real_daemon, ask)
+    talk(real_session, ask)
 
 
 def test_a_request_before_the_announcement_is_answered_too() -> None:
-    talk(real_daemon, lambda control: control.ping())
+    talk(real_session, lambda control: control.ping())
 
 
 def test_half_a_request_of_a_former_host_does_not_spoil_the_first_one() -> None:
     async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        session = Session(Daemon({}).handlers, survives_overlong=True)
+        session = Session(PLAIN, survives_overlong=True)
         session.receive(b'{"type":"pi')
         await answer(session, await reader.read(1000), writer)
 
@@ -224,7 +222,7 @@ def test_a_ping_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_guest_that_was_ready_before_we_came_is_found_ready_by_asking() -> None:
     async def quiet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(protocol.encode("get_health"))
-        writer.write(protocol.health("ready", 5, boot={"ready": 3.0}))
+        writer.write(protocol.encode("health", protocol.health("ready", 5, boot={"ready": 3.0})))
 
     assert talk(quiet, ready).boot == {"ready": 3.0}
 
@@ -304,7 +302,7 @@ def test_before_hello_requests_wait_for_each_other() -> None:
     async def ask(control: Control) -> None:
         await asyncio.gather(*(control.ping() for _ in range(10)), control.health())
 
-    talk(real_daemon, ask)
+    talk(real_session, ask)
 
 
 @pytest.mark.parametrize(

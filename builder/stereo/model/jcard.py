@@ -282,7 +282,7 @@ def parse_jcard(text: str | bytes, file: Path, variables: Mapping[str, str]) -> 
 
     Raises ProblemsError with all that is wrong with it.
     """
-    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     around = Surroundings(file.absolute().parent, variables)
     jcard = validate(parse_toml(data, str(file), EVERY_KEY), Jcard, str(file), EVERY_KEY, context=around)
     if len(guest_config(jcard).encode()) > MOST_BYTES:

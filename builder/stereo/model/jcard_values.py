@@ -30,11 +30,12 @@ _SHARE_IT = "let the agent read it from a share"
 _MOUNT_THERE = "mount below /home/agent, or at /workspace"
 _LONGEST_SECRET = 64 * 1024
 _LONGEST_PATH = 1024
+_LONGEST_PART = 255  # bytes (NAME_MAX)
 _LONGEST_DURATION = 366 * 24 * 3600  # seconds, as in the guest
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What the guest refuses to be covered by a mount: the system's own folders, with all below them.
-_SYSTEM_FOLDERS = re.compile(r"/(bin|boot|dev|etc|lib[^/]*|nix|proc|root|run|sbin|state|sys|usr|var)(/.*)?")
+_SYSTEM_FOLDERS = re.compile(r"/(bin|boot|dev|etc|lib[^/]*|nix|proc|root|run|sbin|state|sys|usr|var|verified)(/.*)?")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,19 @@ def _expanded(value: object, info: ValidationInfo) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
     text = _no_nul(expand_variables(value, surroundings(info).variables))
-    if len(text.encode("utf-8", "surrogateescape")) > _LONGEST_SECRET:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise fault("is not UTF-8", "give its variable another value") from None
+    if size > _LONGEST_SECRET:
         raise ValueError(f"longer than {_LONGEST_SECRET // 1024} KiB")
     return text
+
+
+def _file_name(name: str) -> str:
+    if ".." in name or name.endswith((".", ".new", ".tmp")):
+        raise ValueError("holds '..', or ends in '.', '.new' or '.tmp': the guest keeps it as a file")
+    return name
 
 
 def host_path(text: str, info: ValidationInfo) -> Path:
@@ -149,14 +160,17 @@ def _prompt_file(value: object, info: ValidationInfo) -> PromptFile:
 
 
 def _prompt(text: str) -> str:
-    if len(text.encode("utf-8", "surrogateescape")) > _LONGEST_PROMPT:
+    if len(text.encode()) > _LONGEST_PROMPT:
         raise fault(f"longer than {_LONGEST_PROMPT} bytes", _SHARE_IT)
     return _no_nul(text)
 
 
 def _guest_path(text: str) -> str:
-    if len(text) > _LONGEST_PATH or not text.isprintable():
-        raise ValueError(f"must be printable and at most {_LONGEST_PATH} characters")
+    longest_part = max(len(part.encode()) for part in text.split("/"))
+    if len(text) > _LONGEST_PATH or longest_part > _LONGEST_PART or not text.isprintable():
+        raise ValueError(
+            f"must be printable and at most {_LONGEST_PATH} characters, {_LONGEST_PART} bytes between two /"
+        )
     if not text.startswith("/") or text != str(PurePosixPath(text)) or ".." in text.split("/") or text[:2] == "//":
         raise ValueError("must be a whole path in the guest, without '.', '..', '//' or a '/' at its end")
     return text
@@ -164,7 +178,7 @@ def _guest_path(text: str) -> str:
 
 def _mount_point(text: str) -> str:
     path = _guest_path(text)
-    if path in ("/", "/home") or _SYSTEM_FOLDERS.fullmatch(path):
+    if path in ("/", "/home", "/tmp") or _SYSTEM_FOLDERS.fullmatch(path):
         raise fault(f"{shown(path)} belongs to the guest's system", _MOUNT_THERE)
     if path.startswith("/home/") and path.split("/")[2] != "agent":
         raise fault(f"{shown(path)} is another user's", _MOUNT_THERE)
@@ -226,9 +240,10 @@ Variable = Annotated[
 SecretName = Annotated[
     str,
     pattern(
-        r"^[A-Za-z0-9_]([A-Za-z0-9_-]|\.[A-Za-z0-9_-]){0,99}$",
+        r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$",
         "a variable's name, such as 'OPENAI_API_KEY', or a file's, of letters, digits and '._-'",
     ),
+    AfterValidator(_file_name),
 ]
 Expanded = Annotated[str, BeforeValidator(_expanded, json_schema_input_type=str)]
 Argument = Annotated[str, AfterValidator(_prompt)]

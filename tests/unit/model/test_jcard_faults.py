@@ -11,11 +11,14 @@ import pytest
 import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from stereo.errors import Problem, ProblemsError
 from stereo.model.jcard import Jcard, parse_jcard
+from stereo.model.jcard_values import MountPoint
+from stereos_guest import mounts
 
-VARIABLES = {"HOME": "/home/caller", "KEY": "hunter2"}
+VARIABLES = {"HOME": "/home/caller", "KEY": "hunter2", "BROKEN": "\udcff"}
 
 
 @pytest.fixture
@@ -100,7 +103,9 @@ def agent(keys: str) -> str:
         ("[secrets]\nA = '${A B}'", "secrets.A", "without a variable's name"),
         ("[secrets]\n'a/b' = 'x'", "secrets.'a/b'", "a variable's name"),
         ("[secrets]\n'..' = 'x'", "secrets.'..'", "a variable's name"),
-        ("[secrets]\n'a..b' = 'x'", "secrets.'a..b'", "a variable's name"),
+        ("[secrets]\n'a..b' = 'x'", "secrets.'a..b'", "holds '..'"),
+        ("[secrets]\n'a.new' = 'x'", "secrets.'a.new'", "keeps it as a file"),
+        ("[secrets]\nA = '${BROKEN}'", "secrets.A", "is not UTF-8"),
         (f"[secrets]\nA = '{'x' * 70_000}'", "secrets.A", "longer than 64 KiB"),
         ('[secrets]\nA = "\\u0000"', "secrets.A", "NUL"),
     ],
@@ -188,11 +193,12 @@ def test_agents_that_do_not_go_together(folder: Path, agents: str, key: str, sai
     [
         *((path, "belongs to the guest's system") for path in ("/", "/home", "/usr", "/usr/local", "/lib", "/lib64/x")),
         *((path, "belongs to the guest's system") for path in ("/etc/x", "/run/x", "/proc", "/sys", "/dev", "/boot")),
-        *((path, "belongs to the guest's system") for path in ("/bin", "/sbin", "/var/x", "/root", "/state", "/nix")),
+        *((path, "belongs to the guest's system") for path in ("/bin", "/sbin", "/var/x", "/root", "/nix", "/tmp")),
+        *((path, "belongs to the guest's system") for path in ("/state", "/verified/x", "/library")),
         ("/home/admin", "is another user's"),
         ("/home/admin/x", "is another user's"),
         *((path, "a whole path") for path in ("x", "", "/a/", "//a", "/a//b", "/a/../b", "/a/.", "./a")),
-        ("/a\\n", "printable"),
+        *((path, "printable") for path in ("/a\\n", f"/{'a' * 256}", "/a" * 600)),
     ],
 )
 def test_where_nothing_is_mounted(folder: Path, guest: str, said: str) -> None:
@@ -329,8 +335,26 @@ def test_what_the_guest_could_not_take_is_refused(folder: Path) -> None:
     assert "more than 400 KiB" in problem.message
 
 
+def test_text_that_no_file_has_is_told(folder: Path) -> None:
+    for text in ("name = '\ud800'", "name = '\udcff'"):
+        assert "not UTF-8" in str(problems(folder, text)[0])
+
+
 def test_the_last_resort_of_a_hint_is_the_page_on_jcards(folder: Path) -> None:
     assert "docs/jcard.md" in str(problems(folder, b"a = " + b"[" * 100_000)[0])
+
+
+@given(
+    st.lists(
+        st.sampled_from(["tmp", "home", "agent", "lib", "usr", "a", ".", "..", "", "mnt"]) | st.text(max_size=4)
+    ).map(lambda parts: "/" + "/".join(parts))
+)
+def test_where_we_mount_the_guest_lets_us(path: str) -> None:
+    try:
+        accepted = TypeAdapter(MountPoint).validate_python(path)
+    except ValidationError:
+        return
+    assert mounts.checked(accepted) == path
 
 
 KEYS = st.sampled_from(
@@ -358,6 +382,31 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
+WHOLE: dict[str, Any] = {
+    "mixtape": "base",
+    "name": "x",
+    "resources": {"cpus": 2, "memory": "1GiB", "disk": "20GiB"},
+    "network": {"mode": "nat", "egress_allow": ["a.example:1"], "forwards": [{"host": 1, "guest": 2, "proto": "tcp"}]},
+    "shared": [{"host": "src", "guest": "/workspace", "readonly": True}, {"host": "docs", "guest": "/docs"}],
+    "secrets": {"KEY": "${KEY}"},
+    "agents": [
+        {"harness": "codex", "prompt": "x", "secrets": ["KEY"], "env": {"A": "b"}, "timeout": "1h", "replicas": 2},
+        {"harness": "custom", "type": "native", "command": ["sh"], "session": "s", "memory": "1GiB", "args": ["a"]},
+    ],
+    "timeout": {"duration": "2h"},
+}
+
+
+def altered(value: Any, path: list[int], other: Any) -> Any:
+    """`value` with what lies at `path`, a number for each level, replaced by `other`."""
+    if not path or not isinstance(value, dict | list) or not value:
+        return other
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    chosen = keys[path[0] % len(keys)]
+    changed = {key: altered(value[key], path[1:], other) if key == chosen else value[key] for key in keys}
+    return changed if isinstance(value, dict) else list(changed.values())
+
+
 FIELDS = st.dictionaries(KEYS | st.text(max_size=5), VALUES, max_size=6)
 
 
@@ -368,8 +417,15 @@ def test_whatever_toml_says_is_a_jcard_or_problems(folder: Path, table: dict[str
         parse_jcard(tomlkit.dumps(table), folder / "jcard.toml", VARIABLES)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(path=st.lists(st.integers(0, 9), min_size=1, max_size=4), other=VALUES)
+def test_whatever_stands_in_place_of_a_value_is_a_jcard_or_problems(folder: Path, path: list[int], other: Any) -> None:
+    with suppress(ProblemsError):
+        parse_jcard(tomlkit.dumps(altered(WHOLE, path, other)), folder / "jcard.toml", VARIABLES)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.binary(max_size=200) | st.text(max_size=200))
+@given(data=st.binary(max_size=200) | st.text(st.characters(), max_size=200))
 def test_whatever_bytes_are_a_jcard_or_problems(folder: Path, data: bytes | str) -> None:
     with suppress(ProblemsError):
         parse_jcard(data, folder / "jcard.toml", VARIABLES)

@@ -35,7 +35,9 @@ class _Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._file = self._file or BoundedFile(self._path)
+            if self._file is None:
+                self._file = BoundedFile(self._path)
+                os.dup2(self._file.descriptor, 2)  # what helpers complain of belongs there too
             self._file.write(f"{self.redact(self.format(record))}\n".encode())
         except OSError:
             self.handleError(record)

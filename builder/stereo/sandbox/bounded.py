@@ -18,8 +18,8 @@ class BoundedFile:
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o600)
-        self._size = os.fstat(self._descriptor).st_size
+        self.descriptor = os.open(self._path, flags, 0o600)
+        self._size = os.fstat(self.descriptor).st_size
 
     def write(self, data: bytes) -> None:
         """Append all of `data`."""
@@ -30,8 +30,8 @@ class BoundedFile:
         self._size += len(data)
         view = memoryview(data)
         while view:
-            view = view[os.write(self._descriptor, view) :]
+            view = view[os.write(self.descriptor, view) :]
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)

@@ -79,8 +79,9 @@ class Service:
 
     async def _status(self, body: Mapping[str, Any], send: relay.Send) -> Mapping[str, Any]:
         supervisor = self._supervisor
-        told = {"state": RUNNING if supervisor.ready else STARTING, "since": supervisor.began}
+        told: dict[str, Any] = {"state": RUNNING if supervisor.ready else STARTING, "since": supervisor.began}
         told["uptime_seconds"] = int(time.time() - supervisor.began)
+        told["ends_at"] = supervisor.ends_at
         told["secrets"] = sorted(supervisor.job.secrets)
         if supervisor.guest:
             told |= await supervisor.guest.condition()

@@ -55,6 +55,7 @@ class Supervisor:
         self.guest: Guest | None = None  # once it answers
         self.ready = False
         self.began = time.time()
+        self.ends_at: float | None = None
         self.record: Record
         self.service = Service(self)
         self._backend = backend
@@ -152,6 +153,7 @@ class Supervisor:
         if not self.record.proven:
             self.folder.overlay.unlink(missing_ok=True)
         self.folder.known_hosts.unlink(missing_ok=True)
+        log.info("starting %s from %s", job.name, job.mixtape)
         self.folder.write(self.record.now(state.STARTING))
 
     async def _live(self, stack: AsyncExitStack) -> tuple[End, str]:
@@ -187,6 +189,7 @@ class Supervisor:
         if self.job.lifetime is not None:
             left = self.job.lifetime - (time.monotonic() - machine.began)
             reason = f"its time of {self.job.lifetime:g} s was over"
+            self.ends_at = time.time() + left
             asyncio.get_running_loop().call_later(max(0, left), self.stop, reason)
         self.ready = True
         self.record = self.record.now(state.RUNNING)

@@ -26,11 +26,12 @@ _MOST = 24  # connections at once; a conversation has 64 streams, and other verb
 
 
 def reserve(port: int | None) -> socket.socket:
-    """A socket on this host's loopback; without `port` on any that is free. Raises StereoError."""
+    """A socket that listens on this host's loopback; without `port` on any that is free. Raises StereoError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port or 0))
+        listener.listen(_MOST)
     except OSError as error:
         listener.close()
         raise StereoError(f"cannot be listened on: {error.strerror}", where=f"127.0.0.1:{port}") from None

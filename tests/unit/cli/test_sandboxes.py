@@ -1,0 +1,251 @@
+"""up, apply, status, list, down, destroy: what they print and what their exit status says. The guest is played."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from makers.dist import make_dist
+from stereo.cli import machines
+from stereo.cli.app import run
+from stereo.sandbox import launch
+from stereo.sandbox.client import kill
+from stereo.sandbox.state import Folder, all_folders
+from stereo.vm import accel
+from stereo.vm.machine import Accelerator
+from stereo.vm.programs import Programs
+
+Capture = pytest.CaptureFixture[str]
+Write = Callable[[str], None]
+PLAYED = Path(__file__).parents[1] / "sandbox" / "fake_supervisor.py"
+SECRET = "a-value-for-nobody-to-see"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(launch, "SUPERVISOR", (sys.executable, str(PLAYED)))
+    monkeypatch.setattr(machines, "need_programs", lambda cache, report: Programs((), (), None, "nowhere"))
+    monkeypatch.setattr(accel, "choose", lambda programs, cache, report: Accelerator.TCG)
+    for variable in ("STATE", "CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"XDG_{variable}_HOME", str(tmp_path / variable.lower()))
+    monkeypatch.delenv("STEREO_CACHE", raising=False)
+    monkeypatch.setenv("KEY", SECRET)
+    make_dist(tmp_path / "dist")
+    (tmp_path / "dist/behaviour").write_text("agents")
+    (tmp_path / "box").mkdir()
+    monkeypatch.chdir(tmp_path / "box")
+    yield
+    for folder in all_folders():
+        kill(folder.name)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to(jcard: str) -> None:
+        (tmp_path / "box/jcard.toml").write_text(f'mixtape = "{tmp_path}/dist"\n{jcard}')
+
+    to('secrets.KEY = "${KEY}"')
+    return to
+
+
+def told(capsys: Capture) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_up_says_each_phase_and_that_it_is_ready(write: Write, capsys: Capture) -> None:
+    assert run(["up"]) == 0
+    said = capsys.readouterr()
+    assert "Booted" in said.err
+    assert "Agents started" in said.err
+    assert "box is ready" in said.err
+    assert said.out == ""
+
+
+def test_up_for_programs_is_one_object_per_line(write: Write, capsys: Capture) -> None:
+    assert run(["up", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["phase", "phase", "phase", "ready"]
+    assert {event["name"] for event in events} == {"box"}
+
+
+def test_up_again_changes_nothing_and_says_so(write: Write, capsys: Capture) -> None:
+    assert run(["up"]) == 0
+    capsys.readouterr()
+    assert run(["up"]) == 0
+    assert "nothing changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("jcard", "what", "hint"),
+    [
+        ('secrets.KEY = "another"', "secrets.KEY", "stereo apply"),
+        ('secrets.KEY = "${KEY}"\nresources.cpus = 1', "resources.cpus", "stereo down and stereo up"),
+    ],
+)
+def test_up_with_another_jcard_names_what_changed_and_the_way(
+    write: Write, capsys: Capture, jcard: str, what: str, hint: str
+) -> None:
+    run(["up"])
+    capsys.readouterr()
+    write(jcard)
+    assert run(["up"]) == 1
+    said = capsys.readouterr().err
+    assert f"{what} changed" in said
+    assert hint in said
+
+
+def test_up_without_a_jcard_says_how_to_get_one(capsys: Capture) -> None:
+    assert run(["up"]) == 2
+    assert "stereo init" in capsys.readouterr().err
+
+
+def test_up_refuses_a_variable_that_is_not_set(write: Write, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEY")
+    assert run(["up"]) == 2
+    assert "KEY is not set" in capsys.readouterr().err
+    assert all_folders() == []
+
+
+@pytest.mark.parametrize("name", ["bzImage", "initrd", "cmdline", "stereos.img"])
+def test_up_refuses_a_dist_that_was_altered(write: Write, capsys: Capture, tmp_path: Path, name: str) -> None:
+    run(["up"])
+    run(["down"])
+    capsys.readouterr()
+    file = tmp_path / "dist" / name
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert run(["up"]) == 1
+    assert f"{name}: is not what mixtape.toml says" in capsys.readouterr().err
+
+
+def test_a_wrong_mixtape_digest_is_refused(write: Write, capsys: Capture) -> None:
+    write(f'mixtape_digest = "sha256:{"0" * 64}"')
+    assert run(["up"]) == 1
+    assert "mixtape_digest" in capsys.readouterr().err
+
+
+def test_a_failed_first_up_leaves_nothing(write: Write, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "dist/behaviour").write_text("refuses inject_secret")
+    assert run(["up"]) == 1
+    said = capsys.readouterr()
+    assert "secret KEY" in said.err
+    assert SECRET not in said.err + said.out
+    assert all_folders() == []
+
+
+def test_a_failed_up_can_be_kept(write: Write, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "dist/behaviour").write_text("refuses inject_secret")
+    assert run(["up", "--keep"]) == 1
+    capsys.readouterr()
+    assert run(["status", "--json"]) == 0
+    status = told(capsys)
+    assert status["state"] == "failed"
+    assert "secret KEY" in status["reason"]
+
+
+def test_apply_tells_what_it_changed(write: Write, capsys: Capture) -> None:
+    run(["up"])
+    write('secrets.OTHER = "x"')
+    capsys.readouterr()
+    assert run(["apply"]) == 0
+    assert capsys.readouterr().out == "secrets.KEY\nsecrets.OTHER\n"
+    assert run(["apply", "--json"]) == 0
+    assert told(capsys) == {"name": "box", "changed": []}
+
+
+def test_apply_refuses_what_needs_a_new_start(write: Write, capsys: Capture) -> None:
+    run(["up"])
+    write('resources.memory = "1GiB"')
+    assert run(["apply"]) == 1
+    said = capsys.readouterr().err
+    assert "resources.memory" in said
+    assert "stereo down, then stereo up" in said
+
+
+def test_apply_needs_a_running_sandbox(write: Write, capsys: Capture) -> None:
+    assert run(["apply"]) == 2
+    assert "there is no sandbox box" in capsys.readouterr().err
+    run(["up"])
+    run(["down"])
+    assert run(["apply"]) == 1
+    assert "box is not running: stopped" in capsys.readouterr().err
+
+
+def test_status_shows_the_machine_and_its_agents(write: Write, capsys: Capture) -> None:
+    write('[[agents]]\nname = "worker"\ntype = "native"\nharness = "custom"\nprompt = "work"')
+    run(["up"])
+    capsys.readouterr()
+    assert run(["status"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][:3] == ["box", "is", "running"]
+    assert ["worker", "running", "-", "0"] in lines
+    assert run(["status", "box", "--json"]) == 0
+    status = told(capsys)
+    assert status["agents"][0]["name"] == "worker"
+    assert status["mixtape"] == "sample-mixtape:2026.01.02.0"
+
+
+def test_list_shows_what_runs_and_what_does_not(write: Write, capsys: Capture) -> None:
+    assert run(["list"]) == 0
+    assert capsys.readouterr().out == ""
+    run(["up"])
+    capsys.readouterr()
+    assert run(["ls", "--json"]) == 0
+    assert [(row["name"], row["state"]) for row in told(capsys)] == [("box", "running")]
+    run(["down"])
+    capsys.readouterr()
+    assert run(["list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["box", "stopped"]
+
+
+def test_down_tells_how_it_went_and_is_content_with_less(write: Write, capsys: Capture) -> None:
+    run(["up"])
+    capsys.readouterr()
+    assert run(["down", "--json"]) == 0
+    assert told(capsys) == {"name": "box", "how": "it shut down", "state": "stopped"}
+    assert run(["down"]) == 0
+    assert "not running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_destroy_removes_all_of_it(write: Write, capsys: Capture, running: bool) -> None:
+    run(["up"])
+    if not running:
+        run(["down"])
+    assert run(["destroy", "--yes"]) == 0
+    assert not Folder("box").exists()
+    assert list(Folder("box").root.iterdir()) == []
+
+
+def test_destroy_asks_first(write: Write, capsys: Capture) -> None:
+    run(["up"])
+    assert run(["destroy"]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert Folder("box").exists()
+
+
+def test_without_a_name_or_a_jcard_the_only_sandbox_is_meant(
+    write: Write, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["status"]) == 2
+    assert "there is no sandbox" in capsys.readouterr().err
+    assert run(["up", "--config", "box/jcard.toml"]) == 0
+    capsys.readouterr()
+    assert run(["status", "--json"]) == 0
+    assert told(capsys)["name"] == "box"
+    Folder("other").make()
+    assert run(["status"]) == 2
+    assert "box, other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../box", "/etc", "BOX", "."])
+def test_a_name_that_is_a_path_is_refused(name: str, capsys: Capture) -> None:
+    assert run(["destroy", "--yes", "--", name]) == 2
+    assert "no name of a sandbox" in capsys.readouterr().err

@@ -42,7 +42,8 @@ Fault = tuple[Location, str, str | None]
 class Table(BaseModel):
     """What all tables of a jcard have in common: nothing is guessed, nothing is ignored, nothing changes."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    # Without the input in pydantic's own messages: it may be a secret.
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 class AgentType(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -304,13 +305,16 @@ def test_several_faults_of_one_list_come_at_once(folder: Path) -> None:
         "[secrets]\n'a b' = 'hunter2'",
         "[secrets]\n" + "\n".join(f"A{number} = 'hunter2'" for number in range(101)),
         "name = 3\n[secrets]\nA = 'hunter2'",
+        "[network]\nmode = 'bridged'\n[secrets]\nA = 'hunter2'",
         "[secrets]\nA = 'hunter2",
         "[secrets]\nA = hunter2",
         "agents = [{ harness = 'codex', env = { A = 42424242 } }]",
     ],
 )
 def test_no_value_of_a_secret_stands_in_a_message(folder: Path, text: str) -> None:
-    told = "\n".join(map(str, problems(folder, text)))
+    with pytest.raises(ProblemsError) as caught:
+        parse_jcard(text, folder / "jcard.toml", VARIABLES)
+    told = "\n".join(map(str, caught.value.problems)) + "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in told
     assert "42424242" not in told
 

@@ -19,7 +19,7 @@ from stereo.egress.passage import CHUNK, Passage, Passages
 from stereo.egress.policy import Refused, Unreachable
 from stereo.egress.target import BadRequest, Target, back, onward, target_of
 
-LARGEST_HEAD: Final = 32 << 10  # bytes
+LARGEST_HEAD: Final = 32 << 10  # bytes, and what one more read may add
 HEAD_SECONDS: Final = 60.0  # from the end of one request to the end of the next one's head
 _PARTING_SECONDS = 0.2
 _LINGER_SECONDS = 2.0

@@ -128,9 +128,10 @@ class _Openers:
             raise ProtocolError("agent is not the name of an agent")
         if not isinstance(follow, bool):
             raise ProtocolError("follow is neither true nor false")
-        count = "all" if lines is None else str(whole_number(body, "lines", _MOST_LINES))
-        argv = [JOURNALCTL, "--output=json", f"--output-fields={_FIELDS}", "--all", "--no-pager", "--quiet", "--boot"]
-        argv += [f"--lines={count}", *(["--follow"] if follow else [])]
+        if lines is not None and lines != 0:
+            whole_number(body, "lines", _MOST_LINES)
+        argv = [JOURNALCTL, "--output=json", f"--output-fields={_FIELDS}", "--all", "--no-pager", "--quiet"]
+        argv += [f"--lines={'all' if lines is None else int(lines)}", *(["--follow"] if follow else [])]
         # By field, not --unit=: so that a unit that first speaks later is followed too, and none but it is heard.
         argv.append(f"_SYSTEMD_UNIT=stereos-agent-{agent}.service" if agent else f"_SYSTEMD_SLICE={_SLICE}")
         command = Command(argv, self._context.account("root"), {"PATH": execution.STANDARD_PATH}, cwd="/")

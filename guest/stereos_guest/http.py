@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from stereos_guest.loop import Loop
 
-    # Method, path (without a query), body -> one of the statuses below, and an answer: text goes out as text,
-    # everything else as JSON.
-    Respond = Callable[[str, str, bytes], tuple[int, Any]]
+    # One of the statuses below and what is said: text goes out as text, everything else as JSON.
+    Reply = Callable[[int, Any], None]
+    # That, or what takes a `Reply` and calls it once, now or later.
+    Answer = tuple[int, Any] | Callable[[Reply], None]
+    # To method, path (without a query) and body.
+    Respond = Callable[[str, str, bytes], Answer]
 
 MOST_BODY = 1 << 20  # bytes
 NOT_FOUND = (404, "404 page not found\n")
@@ -35,7 +38,7 @@ class HttpServer:
     """Serves `path` (0660, root's and `group`'s) by what `respond` answers to a method, a path and a body."""
 
     def __init__(self, loop: Loop, path: str, group: str, respond: Respond) -> None:
-        self._listener = sockets.Listener(loop, sockets.unix(path, group), lambda peer, wake: HttpVisit(respond))
+        self._listener = sockets.Listener(loop, sockets.unix(path, group), lambda peer, wake: HttpVisit(respond, wake))
 
     def close(self) -> None:
         """Stop listening, and hang up on everybody."""
@@ -53,8 +56,10 @@ class _RefusedError(Exception):
 class HttpVisit:
     """One connection, one request after another: a `sockets.Visit`."""
 
-    def __init__(self, respond: Respond) -> None:
+    def __init__(self, respond: Respond, wake: Callable[[], None]) -> None:
         self._respond = respond
+        self._wake = wake
+        self._waiting = False  # for an answer that comes later
         self._input = bytearray()
         self._output = bytearray()
         self._head: _Head | None = None  # of the request whose body is on its way
@@ -63,11 +68,11 @@ class HttpVisit:
 
     @property
     def hungry(self) -> bool:
-        return not (self.closed or self._output)
+        return not (self.closed or self._output or self._waiting)
 
     @property
     def owes(self) -> bool:
-        return bool(self._input or self._head)
+        return bool(self._input or self._head) and not self._waiting
 
     def receive(self, data: bytes) -> None:
         self._input += data
@@ -82,7 +87,7 @@ class HttpVisit:
 
     def work(self) -> bool:
         """Answer one request, if one is complete."""
-        if self.closed or self._output:
+        if self.closed or self._output or self._waiting:
             return False
         try:
             return self._work()
@@ -109,9 +114,20 @@ class HttpVisit:
         body = bytes(self._input[: head.length])
         del self._input[: head.length]
         self._head = None
-        status, answer = self._respond("GET" if head.method == "HEAD" else head.method, head.path, body)
-        self._answer(status, answer, last=head.last, without_body=head.method == "HEAD")
-        return bool(self._input)
+        answer = self._respond("GET" if head.method == "HEAD" else head.method, head.path, body)
+        if isinstance(answer, tuple):
+            self._answer(*answer, last=head.last, without_body=head.method == "HEAD")
+            return bool(self._input)
+
+        def reply(status: int, said: Any) -> None:
+            if not self.closed:
+                self._waiting = False
+                self._answer(status, said, last=head.last)
+                self._wake()
+
+        self._waiting = True
+        answer(reply)
+        return False
 
     def _answer(self, status: int, answer: Any, *, last: bool, without_body: bool = False) -> None:
         if isinstance(answer, str):

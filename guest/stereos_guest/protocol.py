@@ -185,16 +185,15 @@ def health(
     uptime_seconds: int,
     agents: Sequence[Mapping[str, Any]] = (),
     boot: Mapping[str, float] | None = None,
-    id: int = 0,  # noqa: A002
-) -> bytes:
-    """The answer to `get_health`. `uptime_seconds` counts from the daemon's start; `boot` is our addition."""
+) -> dict[str, Any]:
+    """What answers `get_health`. `uptime_seconds` counts from the daemon's start; `boot` is our addition."""
     payload: dict[str, Any] = {"state": state}
     if agents:
         payload["agents"] = agents
     payload["uptime_seconds"] = uptime_seconds
     if boot:
         payload["boot"] = boot
-    return encode(HEALTH, payload, id)
+    return payload
 
 
 def lifecycle(state: str, message: str = "", boot: Mapping[str, float] | None = None) -> bytes:

@@ -207,7 +207,6 @@ class Session:
             message = self.decode(line)
             kind, number = message.type, message.id
             if self.locked and kind != protocol.HELLO:
-                self.closed = True
                 raise protocol.ProtocolError("this connection needs a token")
             if not self.greeted and kind not in protocol.ORIGINAL and kind != protocol.HELLO:
                 return protocol.unknown_type(kind, number)
@@ -216,14 +215,19 @@ class Session:
             handler = self._handlers.get(kind)
             if not handler:
                 return protocol.unknown_type(kind, number)
+            self._waiting = not number  # until `answer`, which the handler may call at once
             answer = handler(message, self)
-            if answer is None and not number:
-                self._waiting = True
-            return answer or b""
+            if answer is None:
+                return b""
+            self._waiting = False
+            return answer
         except protocol.ProtocolError as error:
-            if self.locked:
-                self.closed = True
-            return protocol.ack(kind, str(error), number)
+            refusal = str(error)
+        except OSError as error:
+            refusal = f"{error.filename or 'the machine'}: {error.strerror}"
+        self._waiting = False
+        self.closed = self.closed or self.locked
+        return protocol.ack(kind, refusal, number)
 
     def _to_stream(self, message: protocol.Message) -> bytes:
         if not message.id:

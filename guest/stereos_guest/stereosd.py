@@ -1,8 +1,7 @@
 """stereosd: the daemon that speaks for the guest.
 
-This first form answers `ping`, `get_health` and `shutdown`, and announces `ready`.
-
-Everything that it imports to become ready is built into the interpreter or in this folder: see `jsontext` for why.
+It announces `ready` on the port, and only then loads what answers requests (`requests`). Everything that it imports to
+become ready is built into the interpreter or in this folder: see `jsontext` for why.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stereos_guest.session import Handler, Session
+    from stereos_guest.session import Handler
 
 HARDENED = "/run/stereos/hardened"
 """Made by stereos-harden.service when packet filter, kernel settings and module lock are in place."""
@@ -28,58 +27,45 @@ _POWER_OFF_SIGNAL = 34 + 4  # SIGRTMIN+4 under glibc; see systemd(1)
 
 
 class Daemon:
-    """The state that all conversations share, and what is answered to each type of message.
+    """The state that all conversations share.
 
-    `power_off` begins the shutdown, after the answer to it has left; without it the daemon declines to shut down.
+    `power_off` ends the machine; without it, as in tests, the daemon declines to. `root` is put before every path.
     """
 
-    def __init__(self, boot: dict[str, float], power_off: Callable[[], None] | None = None) -> None:
+    def __init__(self, boot: dict[str, float], power_off: Callable[[], None] | None = None, root: str = "") -> None:
         self.boot = boot
-        self._power_off = power_off
+        self.power_off = power_off
+        self.root = root
+        self.loop = Loop()
+        self.handlers: dict[str, Handler] = {}  # filled by `attend`; no request is handled before
+        self.hosts = Hosts(self.loop, self.handlers)
         self.state = protocol.BOOTING
-        self._started = monotonic()
+        self.started = monotonic()
+        self._reason = ""
         self._announced = False
-        self.handlers: dict[str, Handler] = {
-            protocol.PING: self._ping,
-            protocol.GET_HEALTH: self._get_health,
-            protocol.SET_CONFIG: self._not_yet,
-            protocol.INJECT_SECRET: self._not_yet,
-            protocol.INJECT_SSH_KEY: self._not_yet,
-            protocol.MOUNT: self._not_yet,
-            protocol.SHUTDOWN: self._shutdown,
-        }
 
     def become_ready(self) -> None:
         """Everything is in place."""
         self.state = protocol.READY
         self.boot.setdefault("ready", bootclock.uptime())
 
+    def set_state(self, state: str, reason: str = "") -> None:
+        """Tell the hosts and the service manager, if that is news."""
+        if (state, reason) != (self.state, self._reason):
+            self.state, self._reason = state, reason
+            self.hosts.tell_lifecycle(self.lifecycle())
+            notify(f"STATUS={state}".encode(), posix.environ.get(b"NOTIFY_SOCKET"))
+
+    def lifecycle(self) -> bytes:
+        """The push that tells how the machine is."""
+        return protocol.lifecycle(self.state, self._reason, self.boot)
+
     def announcement(self) -> bytes:
-        """What a host hears first. The very first one also hears that the guest was booting."""
-        now = protocol.lifecycle(self.state, boot=self.boot)
+        """What a host hears first on the port. The very first one also hears that the guest was booting."""
         if self._announced or self.state == protocol.BOOTING:
-            return now
+            return self.lifecycle()
         self._announced = True
-        return protocol.lifecycle(protocol.BOOTING) + now
-
-    def _ping(self, message: protocol.Message, session: Session) -> bytes:
-        return protocol.pong(message.id)
-
-    def _get_health(self, message: protocol.Message, session: Session) -> bytes:
-        return protocol.health(self.state, int(monotonic() - self._started), boot=self.boot, id=message.id)
-
-    def _not_yet(self, message: protocol.Message, session: Session) -> bytes:
-        message.body()
-        raise protocol.ProtocolError(f"{message.type} is not supported by this version of stereosd")
-
-    def _shutdown(self, message: protocol.Message, session: Session) -> bytes:
-        # The payload is optional and, as in the original, not even looked at.
-        if self._power_off is None:
-            raise protocol.ProtocolError("this stereosd is not in charge of a machine")
-        if self.state != protocol.SHUTTING_DOWN:
-            self.state = protocol.SHUTTING_DOWN
-            self._power_off()
-        return protocol.ack(message.type, id=message.id)
+        return protocol.lifecycle(protocol.BOOTING) + self.lifecycle()
 
 
 def notify(state: bytes, address: bytes | None) -> None:
@@ -113,18 +99,31 @@ def wait_for(path: str) -> None:
             sleep(0.01)
 
 
+def attend(daemon: Daemon) -> None:
+    """Load what answers requests, and open every other way in. Nobody has to wait for it to hear `ready`."""
+    from stereos_guest import doors
+    from stereos_guest.requests import Requests
+
+    doors.make_folders(daemon.root)
+    token = doors.token(daemon.root)
+    requests = Requests(daemon, token=token)
+    daemon.handlers.update(requests.handlers)
+    daemon.hosts.wake()
+    requests.link.connect()
+    doors.open_all(daemon, requests, token)
+
+
 def main(root: str = "") -> int:
     """Serve until killed. `root` is put before every path, for tests; with it the machine is never switched off."""
     began = bootclock.uptime()
-    loop = Loop()
-    in_charge = None if root else lambda: loop.later(0, power_off)
-    daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE), in_charge)
+    daemon = Daemon(bootclock.marks(root + bootclock.BOOT_FILE), None if root else power_off, root)
     daemon.boot["stereosd_start"] = began
-    watch = PortWatch(loop, Hosts(loop, daemon.handlers), daemon.announcement, root)
+    watch = PortWatch(daemon.loop, daemon.hosts, daemon.announcement, root)
     wait_for(root + HARDENED)
     watch.search()
     daemon.become_ready()
-    loop.turn(0)  # a host that waits hears it now, before anything else is done
-    notify(b"READY=1\nSTATUS=Ready", posix.environ.get(b"NOTIFY_SOCKET"))
-    loop.run()
+    daemon.loop.turn(0)  # a host that waits hears it now, before anything else is done
+    notify(b"READY=1\nSTATUS=ready", posix.environ.get(b"NOTIFY_SOCKET"))
+    attend(daemon)
+    daemon.loop.run()
     return 0

@@ -27,7 +27,7 @@ def respond(method: str, path: str, body: bytes) -> tuple[int, Any]:
 
 def answers(*pieces: bytes) -> bytes:
     """What is answered to pieces of a stream, in one connection."""
-    visit = HttpVisit(respond)
+    visit = HttpVisit(respond, lambda: None)
     said = b""
     for piece in pieces:
         if visit.hungry:

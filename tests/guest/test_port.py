@@ -20,7 +20,6 @@ from stereos_guest.hosts import Hosts
 from stereos_guest.loop import Loop
 from stereos_guest.port import Port, PortWatch, find
 from stereos_guest.session import Session
-from stereos_guest.stereosd import Daemon
 
 if TYPE_CHECKING:
     from stereos_guest.session import Handler
@@ -46,7 +45,7 @@ class Bench:
         near.setblocking(False)
         self.near = near
         self.lost = 0
-        self.port = make_port(near, Daemon({}).handlers, self._lose)
+        self.port = make_port(near, {"ping": lambda message, session: protocol.pong()}, self._lose)
 
     def _lose(self) -> None:
         self.lost += 1

@@ -1,0 +1,67 @@
+"""What the host decides of the network: who is asked for names, which names are fixed, which proxy agents use."""
+
+from __future__ import annotations
+
+import _socket
+
+from stereos_guest import fields, files, protocol
+from stereos_guest.protocol import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+RESOLVERS = "/etc/resolv.conf"
+HOSTS = "/etc/hosts"
+AGENT_ENVIRONMENT = "/run/stereos/agent.env"
+_MARK = "# From the host, by set_network:\n"
+_MOST_NAMESERVERS = 3  # resolv.conf(5)
+_MOST_HOSTS = 1000
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+
+
+def set_network(root: str, body: Mapping[str, Any]) -> None:
+    """Write the three files below `root`, all or, if anything is wrong, none. Raises ProtocolError, OSError."""
+    nameservers = protocol.field(body, "nameservers", None) or []
+    if not isinstance(nameservers, list) or len(nameservers) > _MOST_NAMESERVERS:
+        raise ProtocolError(f"nameservers is not a list of up to {_MOST_NAMESERVERS} addresses")
+    resolvers = "".join(f"nameserver {_address(server)}\n" for server in nameservers)
+    names = protocol.field(body, "hosts", None) or {}
+    if not isinstance(names, dict) or len(names) > _MOST_HOSTS:
+        raise ProtocolError("hosts is not a table of names and addresses")
+    rows = "".join(f"{_address(address)} {_name(name)}\n" for name, address in names.items())
+    proxy, no_proxy = _plain(body, "proxy"), _plain(body, "no_proxy")
+    if proxy and not proxy.startswith("http://"):
+        raise ProtocolError("proxy is not an http:// address")
+    variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": no_proxy}
+    environment = "".join(
+        f"{spelling}={value}\n" for name, value in variables.items() if value for spelling in (name, name.lower())
+    )
+    image = files.read(root + HOSTS).partition(_MARK)[0]
+    files.replace(root + RESOLVERS, resolvers.encode(), 0o644)
+    files.replace(root + HOSTS, (image + (_MARK + rows if rows else "")).encode(), 0o644)
+    files.replace(root + AGENT_ENVIRONMENT, environment.encode(), 0o644)
+
+
+def _address(value: Any) -> str:
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            return _socket.inet_ntop(family, _socket.inet_pton(family, value))
+        except (OSError, TypeError, ValueError):
+            continue
+    raise ProtocolError("an address that is none of IPv4 or IPv6")
+
+
+def _name(value: str) -> str:
+    if not value or len(value) > 253 or not _NAME_LETTERS.issuperset(value):
+        raise ProtocolError("hosts has a name that is not a host's")
+    return value
+
+
+def _plain(body: Mapping[str, Any], name: str) -> str:
+    """Text that an environment file holds without quotes. Raises ProtocolError."""
+    value = fields.word(body, name)
+    if any(letter in " \"'\\$`" for letter in value) or not value.isascii():
+        raise ProtocolError(f"{name} has characters that it must not have")
+    return value

@@ -57,16 +57,15 @@ class Gate:
             words = [f"--listen={key[0]}:{key[1]}:{each.fileno()}" for key, each in listening.items()]
             identity = [] if user is None else [f"--user={user}"]
             packages = str(Path(next(iter(stereo.__path__))).parent)
-            with process.interrupts_deferred():
-                child = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-s", "-m", "stereo.egress", str(log), *identity, *words),
-                    env=process.closed_environment({"PYTHONPATH": packages}),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    pass_fds=[each.fileno() for each in listening.values()],
-                    start_new_session=True,
-                    preexec_fn=process.die_with_parent,
-                )
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-s", "-m", "stereo.egress", str(log), *identity, *words),
+                env=process.closed_environment({"PYTHONPATH": packages}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[each.fileno() for each in listening.values()],
+                start_new_session=True,
+                preexec_fn=process.die_with_parent,
+            )
         gate = cls(child)
         try:
             await gate.apply(rules)

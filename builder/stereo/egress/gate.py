@@ -18,7 +18,7 @@ from typing import Final
 
 from stereo.egress.log import Log
 from stereo.egress.nameserver import NameServer
-from stereo.egress.passage import IDLE_SECONDS, Passages
+from stereo.egress.passage import IDLE_SECONDS, Passages, let_go
 from stereo.egress.policy import Outside, Refused, Unreachable
 from stereo.egress.proxy import HEAD_SECONDS, ProxyClient, tunnel
 from stereo.model.egress import HOST_NAME, Rules
@@ -97,13 +97,13 @@ class Gate:
             self._start(self._serve(connection, serve)).add_done_callback(lambda _: room.release())
 
     async def _serve(self, connection: socket.socket, serve: Serve) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        reader, writer = await asyncio.open_connection(sock=connection)
-        try:
-            with suppress(OSError, Refused, Unreachable):
+        with suppress(OSError, Refused, Unreachable), connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            reader, writer = await asyncio.open_connection(sock=connection)
+            try:
                 await serve(reader, writer)
-        finally:
-            writer.close()
+            finally:
+                await let_go(writer)
 
     def _start(self, coroutine: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(coroutine)

@@ -18,8 +18,20 @@ from stereo.model.egress import Address, Rules, normal_name
 
 CHUNK: Final = 1 << 16  # bytes read at once
 IDLE_SECONDS: Final = 1800.0  # a model may think for long before it says a word
+_CLOSE_SECONDS = 5.0
 _REFUSALS_PER_SECOND = 50.0
 _REFUSALS_AT_ONCE = 200.0
+
+
+async def let_go(writer: asyncio.StreamWriter) -> None:
+    """Close, and wait for what is still to be sent, but not for one who does not take it."""
+    writer.close()
+    try:
+        with suppress(OSError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await writer.wait_closed()
+    finally:
+        writer.transport.abort()
 
 
 class Bucket:
@@ -80,9 +92,9 @@ class Passage:
         """Nothing more will be sent. Raises OSError."""
         self._writer.write_eof()
 
-    def close(self) -> None:
-        """Give the connection up; what was written still goes out."""
-        self._writer.close()
+    async def close(self) -> None:
+        """Give the connection up; what was written still goes out, if it is taken soon."""
+        await let_go(self._writer)
 
     def abort(self) -> None:
         """Give the connection up at once."""
@@ -138,7 +150,6 @@ class Passages:
             raise
         finally:
             del self._open[passage]
-            passage.close()
             with suppress(Refused):
                 self._write(
                     "closed",
@@ -151,6 +162,7 @@ class Passages:
                     bytes_out=passage.bytes_out,
                     seconds=round(time.monotonic() - began, 3),
                 )
+            await passage.close()
 
     async def _connect(self, protocol: str, way: Way) -> Passage:
         failure = ""

@@ -131,7 +131,7 @@ class Policy:
         if name == HOST_NAME:
             found: Sequence[Address] = (LOOPBACK,)
         else:
-            found = (address,) if address is not None else await self.outside.lookup(host)
+            found = (address,) if address is not None else await self.outside.lookup(shown)
         if not found:
             raise Unreachable("it has no address", missing=True)
         # The rules may have been replaced while the lookup went on: those of now decide.
@@ -164,7 +164,7 @@ class Policy:
             raise Refused("no rule of egress_allow names it", known)
         if known == HOST_NAME:
             return (GUESTS_NAME_FOR_US,)
-        found = await self.outside.lookup(name)
+        found = await self.outside.lookup(known)
         good = [each for each in found if all(self._is_open(part, None) for part in _meanings(each))]
         if self.rules.allows_name(name) is None or (found and not good):
             raise Refused("it leads to addresses that are not public")

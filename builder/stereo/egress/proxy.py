@@ -17,7 +17,7 @@ import h11
 
 from stereo.egress.passage import CHUNK, Passage, Passages
 from stereo.egress.policy import Refused, Unreachable
-from stereo.egress.target import BadRequest, Target, back, onward, target_of
+from stereo.egress.target import BadRequest, Target, back, host_of, onward, target_of
 
 LARGEST_HEAD: Final = 32 << 10  # bytes, and what one more read may add
 HEAD_SECONDS: Final = 60.0  # from the end of one request to the end of the next one's head
@@ -85,7 +85,7 @@ class ProxyClient:
                 request = await _next_event(self._http, self._reader.read)
             if not isinstance(request, h11.Request):
                 return False
-            asked = request.target.decode("ascii", "replace")
+            asked = host_of(request.target)
             target = target_of(request)
         except TimeoutError:
             return False
@@ -94,7 +94,7 @@ class ProxyClient:
             await self._answer(400, str(error))
             return False
         except h11.RemoteProtocolError as error:
-            await self._passages.refuse("http", asked, 0, f"no HTTP: {error}")
+            await self._passages.refuse("http", asked, 0, "it is no HTTP request")
             await self._answer(error.error_status_hint, f"This is no request that the proxy understands: {error}.")
             return False
         protocol = "http" if target.path is not None else "connect"
@@ -112,6 +112,8 @@ class ProxyClient:
             await self._answer(502, f"What came from one side was no HTTP: {error}.")
         except OSError as error:
             await self._answer(502, f"The connection broke: {error}.")
+        if self._http.their_state is h11.SEND_BODY:  # it was answered before it had said all
+            await self._linger()
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _tunnel(self, passage: Passage) -> bool:
@@ -190,10 +192,10 @@ class ProxyClient:
             await self._linger()
 
     async def _linger(self) -> None:
-        """Take what the guest still sends: closing before that would reset the connection, and lose our words."""
-        self._writer.write_eof()
+        """Take what the guest still sends: closing before that would reset the connection, and lose the answer."""
         left = _LINGER_BYTES
-        with suppress(TimeoutError):
+        with suppress(OSError):
+            self._writer.write_eof()
             async with asyncio.timeout(_LINGER_SECONDS):
                 while left > 0 and (data := await self._reader.read(CHUNK)):
                     left -= len(data)

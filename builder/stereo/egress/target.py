@@ -67,6 +67,12 @@ def target_of(request: h11.Request) -> Target:
     return target
 
 
+def host_of(target: bytes) -> str:
+    """What the log may keep of a target that is refused unread: not its path, and no user information."""
+    host = re.split(rb"[/?#]", target.partition(b"://")[2] or target, maxsplit=1)[0]
+    return host.rpartition(b"@")[2].decode("ascii", "replace")
+
+
 def _authority(text: bytes) -> tuple[str, int | None]:
     if b"@" in text:
         raise BadRequest("The address has user information.")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from makers.disk import make_cpio
@@ -27,12 +28,6 @@ PROGRAM = Path(__file__).parents[1] / "e2e" / "guestprobe.py"
 BEGINS, ENDS = "probe-begins", "probe-ends"
 _HAND_OVER = "exec switch_root "
 _UNITS = "/root/etc/systemd/system"
-_STEP = f"""\
-cat /probe.py >/root/etc/probe.py
-cat /probe.service >{_UNITS}/probe.service
-mkdir -p {_UNITS}/multi-user.target.d
-cat /probe.conf >{_UNITS}/multi-user.target.d/probe.conf
-"""
 _UNIT = """\
 [Unit]
 DefaultDependencies=no
@@ -43,23 +38,30 @@ ExecStart=/usr/bin/python3 -B /etc/probe.py
 """
 
 
-def probing_initrd(initrd: Path, target: Path) -> None:
-    """Write `initrd` to `target` with the probe: what comes later in an initrd replaces what came before."""
+def initrd_with(
+    initrd: Path, target: Path, name: str, unit: str, files: Mapping[str, bytes] = MappingProxyType({})
+) -> Path:
+    """Write `initrd` to `target` with a unit that the machine starts, and `files` for its /etc.
+
+    What comes later in an initrd replaces what came before.
+    """
     with OpenFile(initrd) as opened, Cpio(opened.region) as archive:
         entry = find(archive, "/init")
         assert entry
         script = archive.content(entry).read(0, entry.size).decode()
     assert script.count(_HAND_OVER) == 1
-    added = make_cpio(
-        {
-            "/init": file(script.replace(_HAND_OVER, _STEP + _HAND_OVER).encode(), 0o755),
-            "/probe.py": file(PROGRAM.read_bytes()),
-            "/probe.service": file(_UNIT.encode()),
-            "/probe.conf": file(b"[Unit]\nWants=probe.service\n"),
-        }
-    )
+    wants = f"{_UNITS}/multi-user.target.d"
+    copied = [f"cat /{each} >/root/etc/{each}" for each in files]
+    steps = [*copied, f"cat /{name} >{_UNITS}/{name}", f"mkdir -p {wants}", f"cat /wants.conf >{wants}/{name}.conf"]
+    added = {
+        "/init": file(script.replace(_HAND_OVER, "\n".join([*steps, _HAND_OVER])).encode(), 0o755),
+        f"/{name}": file(unit.encode()),
+        "/wants.conf": file(f"[Unit]\nWants={name}\n".encode()),
+        **{f"/{each}": file(content) for each, content in files.items()},
+    }
     data = initrd.read_bytes()
-    target.write_bytes(data + bytes(-len(data) % 4) + added)
+    target.write_bytes(data + bytes(-len(data) % 4) + make_cpio(added))
+    return target
 
 
 class Prober:
@@ -72,7 +74,7 @@ class Prober:
         self.backend = backend
         self._accelerator, self._tell = accelerator, tell
         self._initrd = folder / "initrd-with-probe"
-        probing_initrd(self._files.initrd, self._initrd)
+        initrd_with(self._files.initrd, self._initrd, "probe.service", _UNIT, {"probe.py": PROGRAM.read_bytes()})
 
     def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
         """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""

@@ -1,7 +1,7 @@
 """The command line that makes QEMU the machine of a specification. Pure: everything that it depends on is an argument.
 
 Nothing is left to QEMU's defaults or to the user's configuration files: virtio devices only, the artifact itself opened
-read-only below a throw-away overlay, sockets as descriptors that nobody else can open. See qemu(1).
+read-only below a throw-away overlay, sockets and disks as descriptors that nobody else can open. See qemu(1).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stereo.errors import StereoError
-from stereo.vm.machine import Accelerator, MachineSpec, Nat
+from stereo.vm.machine import Accelerator, Bridged, Gated, MachineSpec, Nat, Share
 from stereos_guest.protocol import PORT_NAME
 
 _CPU = {Accelerator.KVM: "host", Accelerator.HVF: "host", Accelerator.TCG: "max"}
@@ -22,14 +21,25 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 
 @dataclass(frozen=True)
 class Wiring:
-    """What belongs to one start of a machine: connected sockets by descriptor number, and files of its own."""
+    """What belongs to one start of a machine: sockets by descriptor number, and its files by the names QEMU knows.
+
+    QEMU sees no path of the host: disks come as `descriptors`, which it knows as /dev/fdset/NUMBER.
+    """
 
     qmp: int
     console: int
     control: int
-    overlay: Path
-    firmware_code: Path | None = None
-    firmware_variables: Path | None = None  # a private copy: the machine writes to it
+    overlay: str
+    disk: str
+    kernel: str = ""
+    initrd: str = ""
+    firmware_code: str = ""
+    firmware_variables: str = ""  # of a private copy: the machine writes to it
+    descriptors: tuple[int, ...] = ()
+    credentials: tuple[str, ...] = ()  # files with an SMBIOS string each
+    network: int | None = None  # a stream of frames, or a tap device
+    mac: str = ""
+    shares: tuple[int, ...] = ()  # connections to virtiofsd, as many as the specification has shares
 
 
 def accelerator_arguments(accelerator: Accelerator) -> list[str]:
@@ -50,15 +60,19 @@ def command_arguments(spec: MachineSpec, wiring: Wiring, *, seccomp: bool) -> li
         "-name",
         "stereo,debug-threads=on",
         "-machine",
-        "q35,smm=off" + (",pflash0=code,pflash1=variables" if wiring.firmware_code else ""),
+        "q35,smm=off"
+        + (",pflash0=code,pflash1=variables" if wiring.firmware_code else "")
+        + (",memory-backend=memory" if spec.shares else ""),
         *accelerator_arguments(spec.accelerator),
         "-smp",
         str(spec.cpus),
         "-m",
         f"{spec.memory}M",
+        *_shared_memory(spec),
         "-no-reboot",
+        *(word for number in wiring.descriptors for word in ("-add-fd", f"fd={number},set={number}")),
         *_firmware(wiring),
-        *_kernel(spec),
+        *_kernel(spec, wiring),
         *_disk(spec, wiring),
         *_channel("qmp", wiring.qmp),
         *("-mon", "chardev=qmp,mode=control"),
@@ -69,7 +83,9 @@ def command_arguments(spec: MachineSpec, wiring: Wiring, *, seccomp: bool) -> li
         *("-device", f"virtserialport,bus=ports.0,chardev=control,name={PORT_NAME}"),
         *("-object", "rng-builtin,id=entropy"),
         *("-device", "virtio-rng-pci,rng=entropy"),
-        *_network(spec),
+        *_network(spec, wiring),
+        *(word for row in zip(spec.shares, wiring.shares, strict=True) for word in _share(*row)),
+        *(word for path in wiring.credentials for word in ("-smbios", f"type=11,path={path}")),
     ]
 
 
@@ -82,24 +98,23 @@ def _firmware(wiring: Wiring) -> list[str]:
     ]
 
 
-def _kernel(spec: MachineSpec) -> list[str]:
+def _kernel(spec: MachineSpec, wiring: Wiring) -> list[str]:
     if spec.kernel is None:
         return []
     if "\0" in spec.kernel.cmdline:
         raise StereoError("a NUL byte in the kernel's command line")
-    return [
-        *("-kernel", str(spec.kernel.kernel)),
-        *("-initrd", str(spec.kernel.initrd)),
-        *("-append", spec.kernel.cmdline),
-    ]
+    return ["-kernel", wiring.kernel, "-initrd", wiring.initrd, "-append", spec.kernel.cmdline]
+
+
+def _shared_memory(spec: MachineSpec) -> list[str]:
+    """virtiofsd reads and writes the guest's memory itself."""
+    if not spec.shares:
+        return []
+    return ["-object", f"memory-backend-memfd,id=memory,size={spec.memory}M,share=on"]
 
 
 def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
-    base: dict[str, Any] = {
-        "driver": spec.disk.format,
-        "read-only": True,
-        "file": _file(spec.disk.path, writable=False),
-    }
+    base: dict[str, Any] = {"driver": spec.disk.format, "read-only": True, "file": _file(wiring.disk, writable=False)}
     if spec.disk.format == "qcow2":
         base["backing"] = None  # whatever its header may ask for
     overlay = {
@@ -115,12 +130,25 @@ def _disk(spec: MachineSpec, wiring: Wiring) -> list[str]:
     return [*_blockdev("disk", overlay), "-device", f"virtio-blk-pci,drive=disk{rank}"]
 
 
-def _network(spec: MachineSpec) -> list[str]:
-    if spec.network is None:
-        return []
-    forwards = spec.network.forwards if isinstance(spec.network, Nat) else ()
-    words = "".join(f",hostfwd={each.protocol}:127.0.0.1:{each.host}-:{each.guest}" for each in forwards)
-    return ["-netdev", f"user,id=net0{words}", "-device", "virtio-net-pci,netdev=net0,romfile="]
+def _network(spec: MachineSpec, wiring: Wiring) -> list[str]:
+    match spec.network:
+        case None:
+            return []
+        case Gated():
+            # QEMU's own, which can connect to nothing but the gate: where QEMU runs there is only a loopback.
+            backend = "user,id=net0,ipv6=off"
+        case Nat():
+            backend = f"stream,id=net0,server=off,addr.type=fd,addr.str={wiring.network}"
+        case Bridged():
+            backend = f"tap,id=net0,fd={wiring.network},vhost=off"
+    mac = f",mac={wiring.mac}" if wiring.mac else ""
+    return ["-netdev", backend, "-device", f"virtio-net-pci,netdev=net0,romfile={mac}"]
+
+
+def _share(share: Share, connection: int) -> list[str]:
+    name = f"share-{share.tag}"
+    device = {"driver": "vhost-user-fs-pci", "chardev": name, "tag": share.tag}
+    return [*_channel(name, connection), "-device", json.dumps(device)]
 
 
 def _channel(name: str, descriptor: int) -> list[str]:
@@ -132,5 +160,5 @@ def _blockdev(name: str, node: Mapping[str, Any]) -> list[str]:
     return ["-blockdev", json.dumps({"node-name": name, **node})]
 
 
-def _file(path: Path | None, *, writable: bool) -> dict[str, Any]:
-    return {"driver": "file", "filename": str(path), "read-only": not writable}
+def _file(name: str, *, writable: bool) -> dict[str, Any]:
+    return {"driver": "file", "filename": name, "read-only": not writable}

@@ -1,6 +1,7 @@
 """A program that behaves towards us as QEMU does, on command: monitor, console and control channel, no machine.
 
-Its first argument says how it behaves; the rest is QEMU's command line. Run as a script by the tests.
+Its first argument says how it behaves; the rest is QEMU's command line. Run as a script by the tests, in the enclosure
+that QEMU runs in, so it can tell nobody by a file who it is: tests that kill find it by its first argument.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 
 GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}
 
@@ -81,8 +81,6 @@ def main() -> None:
     if "--version" in arguments:
         print("QEMU emulator version 10.0.0 (fake)")
         return
-    if behaviour.startswith("runs as "):  # a note of who we are, for tests that kill
-        Path(behaviour.removeprefix("runs as ")).write_text(str(os.getpid()))
     if behaviour == "refuses to start":
         print("qemu: -device nonsense: no", file=sys.stderr)
         sys.exit(1)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,15 +22,26 @@ from stereo.vm.boot import BootFiles, Form, MachineSize, attend, boot, make_spec
 from stereo.vm.machine import Accelerator, Disk, MachineSpec
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
+from unit.vm.conftest import fake_qemu, visible
 
 MakePrograms = Callable[[str], Programs]
 
-FAKE = Path(__file__).with_name("fake_qemu.py")
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def backend(programs: Programs, tmp_path: Path) -> QemuBackend:
     return QemuBackend(programs, tmp_path / "scratch")
+
+
+def running_as(name: str) -> list[int]:
+    """Who is the fake QEMU with this first argument, once it is (and not still the enclosure)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_text().split("\0")
+            if words[2:3] == [name]:
+                found.append(int(folder.name))
+    return found
 
 
 def leftovers(tmp_path: Path) -> list[Path]:
@@ -107,31 +119,31 @@ def test_a_qemu_that_refuses_its_arguments_is_told(
 def test_a_running_machine_is_gone_when_its_user_fails(
     fake_programs: MakePrograms, spec: MachineSpec, tmp_path: Path
 ) -> None:
-    note = tmp_path / "pid"
+    name = f"runs for {tmp_path}"
 
     async def use() -> None:
-        async with running(backend(fake_programs(f"runs as {note}"), tmp_path), spec, Silent()):
+        async with running(backend(fake_programs(name), tmp_path), spec, Silent()):
+            assert len(running_as(name)) == 1
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(use())
-    assert not Path(f"/proc/{note.read_text()}").exists()
+    assert running_as(name) == []
     assert leftovers(tmp_path) == []
 
 
 def test_what_is_typed_reaches_the_console(fake_programs: MakePrograms, spec: MachineSpec, tmp_path: Path) -> None:
-    seen = bytearray()
+    seen, name = bytearray(), f"runs for {tmp_path}"
     near, far = os.pipe()
     os.write(far, b"hello")
 
     def sink(data: bytes) -> None:
         seen.extend(data)
         if b"you typed hello" in seen:
-            note = int((tmp_path / "pid").read_text())
-            os.kill(note, signal.SIGKILL)
+            os.kill(running_as(name)[0], signal.SIGKILL)
 
     with pytest.raises(StereoError, match="killed by signal 9"):
-        attend(backend(fake_programs(f"runs as {tmp_path / 'pid'}"), tmp_path), spec, sink, near)
+        attend(backend(fake_programs(name), tmp_path), spec, sink, near)
     os.close(near)
     os.close(far)
 
@@ -144,8 +156,9 @@ from stereo.vm.boot import boot
 from stereo.vm.machine import Disk, KernelBoot, MachineSpec
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
-fake, folder, behaviour = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-programs = Programs((sys.executable, fake, behaviour), (sys.executable, "-c", "open('/dev/null')"), None, "a test")
+fake, folder, behaviour, visible = sys.argv[1], Path(sys.argv[2]), sys.argv[3], tuple(sys.argv[4:])
+make = (sys.executable, "-c", "import sys; open(sys.argv[-1], 'w')")
+programs = Programs((sys.executable, fake, behaviour), make, None, "a test", visible=visible)
 spec = MachineSpec(
     Disk(folder / "stereos.img", "raw"), KernelBoot(folder / "bzImage", folder / "initrd", "")
 )
@@ -155,26 +168,25 @@ boot(QemuBackend(programs, folder / "scratch"), spec, Silent(), until="never", t
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_when_we_are_killed_the_machine_dies_too(spec: MachineSpec, tmp_path: Path, number: signal.Signals) -> None:
-    note = tmp_path / "pid"
+    name, fake = f"runs for {tmp_path}", fake_qemu(tmp_path)
     parent = subprocess.Popen(
         [
             sys.executable,
             "-c",
             _PARENT,
-            str(FAKE),
+            str(fake),
             str(tmp_path),
-            f"runs as {note}",
+            name,
+            *visible(fake),
         ],
         env={"PYTHONPATH": f"{ROOT}/builder:{ROOT}/guest"},
         stderr=subprocess.DEVNULL,
     )
-    _wait_until(lambda: note.exists() and note.read_text() != "")
-    machine = Path(f"/proc/{note.read_text()}")
-    assert machine.exists()
+    _wait_until(lambda: running_as(name))
     time.sleep(0.2)
     parent.send_signal(number)
     parent.wait(10)
-    _wait_until(lambda: not machine.exists())
+    _wait_until(lambda: not running_as(name))
 
 
 def _wait_until(condition: object) -> None:

@@ -10,11 +10,20 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
-from stereo.vm.machine import Accelerator, Disk, Forward, KernelBoot, MachineSpec, Nat
+from stereo.vm.machine import Accelerator, Bridged, Disk, Forward, Gated, KernelBoot, MachineSpec, Nat, Share
 from stereo.vm.qemu_command import Wiring, command_arguments
 
-WIRING = Wiring(qmp=3, console=4, control=5, overlay=Path("/run/m/overlay.qcow2"))
-UEFI = replace(WIRING, firmware_code=Path("/fw/CODE.fd"), firmware_variables=Path("/run/m/variables.fd"))
+WIRING = Wiring(
+    qmp=3,
+    console=4,
+    control=5,
+    overlay="/dev/fdset/6",
+    disk="/dev/fdset/7",
+    kernel="/kernel",
+    initrd="/initrd",
+    descriptors=(6, 7),
+)
+UEFI = replace(WIRING, firmware_code="/dev/fdset/8", firmware_variables="/dev/fdset/9")
 RAW = MachineSpec(Disk(Path("/dist/stereos.img"), "raw"))
 KERNEL = replace(
     RAW,
@@ -36,11 +45,12 @@ def test_direct_kernel_boot_word_for_word() -> None:
         "-nodefaults -no-user-config -display none "
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny "
         "-name stereo,debug-threads=on -machine q35,smm=off -accel kvm -cpu host -smp 2 -m 1024M -no-reboot "
-        "-kernel /dist/bzImage -initrd /dist/initrd -append quiet roothash=ab "
+        "-add-fd fd=6,set=6 -add-fd fd=7,set=7 "
+        "-kernel /kernel -initrd /initrd -append quiet roothash=ab "
         '-blockdev {"node-name": "disk", "driver": "qcow2", '
-        '"file": {"driver": "file", "filename": "/run/m/overlay.qcow2", "read-only": false}, '
+        '"file": {"driver": "file", "filename": "/dev/fdset/6", "read-only": false}, '
         '"backing": {"driver": "raw", "read-only": true, '
-        '"file": {"driver": "file", "filename": "/dist/stereos.img", "read-only": true}}, '
+        '"file": {"driver": "file", "filename": "/dev/fdset/7", "read-only": true}}, '
         '"cache": {"no-flush": true}, "discard": "unmap"} '
         "-device virtio-blk-pci,drive=disk "
         "-chardev socket,id=qmp,fd=3 -mon chardev=qmp,mode=control "
@@ -59,9 +69,9 @@ def test_uefi_boot_has_the_firmware_read_only_and_variables_of_its_own() -> None
         "node-name": "code",
         "driver": "raw",
         "read-only": True,
-        "file": {"driver": "file", "filename": "/fw/CODE.fd", "read-only": True},
+        "file": {"driver": "file", "filename": "/dev/fdset/8", "read-only": True},
     }
-    assert variables["file"]["filename"] == "/run/m/variables.fd"
+    assert variables["file"]["filename"] == "/dev/fdset/9"
     assert "virtio-blk-pci,drive=disk,bootindex=0" in arguments
     assert "-kernel" not in arguments
 
@@ -86,12 +96,40 @@ def test_emulation_uses_a_thread_per_cpu() -> None:
 
 def test_there_is_no_network_unless_asked_for() -> None:
     assert not any("net" in word for word in golden(RAW, WIRING))
-    assert "virtio-net-pci,netdev=net0,romfile=" in golden(replace(RAW, network=Nat()), WIRING)
 
 
-def test_a_forwarded_port_is_open_on_loopback_alone() -> None:
-    arguments = golden(replace(RAW, network=Nat((Forward(2222, 22),))), WIRING)
-    assert values(arguments, "-netdev") == ["user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22"]
+def test_behind_nat_frames_go_over_a_socket_to_passt() -> None:
+    arguments = golden(replace(RAW, network=Nat((Forward(2222, 22),))), replace(WIRING, network=9))
+    assert values(arguments, "-netdev") == ["stream,id=net0,server=off,addr.type=fd,addr.str=9"]
+    assert "virtio-net-pci,netdev=net0,romfile=" in arguments
+    assert not any("2222" in word for word in arguments)
+
+
+def test_a_gated_guest_has_the_network_of_a_qemu_that_has_none() -> None:
+    arguments = golden(replace(RAW, network=Gated((8080,))), WIRING)
+    assert values(arguments, "-netdev") == ["user,id=net0,ipv6=off"]
+
+
+def test_on_a_bridge_the_guest_has_an_address_of_its_own() -> None:
+    arguments = golden(replace(RAW, network=Bridged("br0")), replace(WIRING, network=9, mac="52:54:00:01:02:03"))
+    assert values(arguments, "-netdev") == ["tap,id=net0,fd=9,vhost=off"]
+    assert "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:01:02:03" in arguments
+
+
+def test_shares_come_from_virtiofsd_and_the_memory_is_shared_with_it() -> None:
+    arguments = golden(replace(RAW, shares=(Share("data", Path("/home/a,b=c/data")),)), replace(WIRING, shares=(9,)))
+    assert values(arguments, "-object")[0] == "memory-backend-memfd,id=memory,size=1024M,share=on"
+    assert values(arguments, "-machine") == ["q35,smm=off,memory-backend=memory"]
+    assert "socket,id=share-data,fd=9" in arguments
+    assert '{"driver": "vhost-user-fs-pci", "chardev": "share-data", "tag": "data"}' in arguments
+    assert not any("/home" in word for word in arguments)
+
+
+def test_credentials_come_from_files_and_never_stand_in_the_command_line() -> None:
+    spec = replace(RAW, credentials={"stereos.token": "very secret"})
+    arguments = golden(spec, replace(WIRING, credentials=("/credential0",)))
+    assert values(arguments, "-smbios") == ["type=11,path=/credential0"]
+    assert not any("secret" in word or "token" in word for word in arguments)
 
 
 def test_changes_that_stay_are_flushed_when_the_guest_asks_for_it() -> None:
@@ -100,10 +138,10 @@ def test_changes_that_stay_are_flushed_when_the_guest_asks_for_it() -> None:
     assert overlay["cache"] == {"no-flush": False}
 
 
-def test_a_path_cannot_smuggle_in_options() -> None:
-    spec = MachineSpec(Disk(Path('/dist/a,read-only=off,"x.img'), "raw"))
-    disk = json.loads(values(golden(spec, UEFI), "-blockdev")[-1])
-    assert disk["backing"]["file"]["filename"] == '/dist/a,read-only=off,"x.img'
+def test_no_path_of_the_host_is_in_the_command_line() -> None:
+    hostile = Path('/dist/a,read-only=off,"x.img')
+    spec = replace(KERNEL, disk=Disk(hostile, "raw", changes=hostile), kernel=KernelBoot(hostile, hostile, "quiet"))
+    assert not any("dist" in word for word in golden(spec, WIRING))
 
 
 def test_without_seccomp_there_is_no_sandbox_option() -> None:

@@ -67,7 +67,7 @@ class Mixtape(BaseModel):
 
     @property
     def ssh(self) -> bool:
-        """Whether the image has an SSH server: only where somebody may log in with a key."""
+        """Whether the SSH server starts at boot: only where somebody may log in with a key of the image."""
         return self.dev or bool(self.authorized_keys)
 
     @property

@@ -99,7 +99,7 @@ def kernel_release(lock: Lock) -> str:
 def image_stage(mixtape: Mixtape, lock: Lock, files: Tree, epoch: int, version: str) -> dict[str, Entry]:
     """The second stage: overlays and guest daemon laid over the tree, made into a verified disk."""
     arch = lock.arch
-    chosen = ["base", "boot", "hardening", *(["ssh"] if mixtape.ssh else []), *(["dev"] if mixtape.dev else [])]
+    chosen = ["base", "boot", "hardening", "ssh", *(["dev"] if mixtape.dev else [])]
     root_seed = seed(mixtape.name, version, arch)
     config = _ini(
         {
@@ -204,6 +204,9 @@ def _identity(mixtape: Mixtape, version: str) -> dict[str, Entry]:
         "usr/lib/os-release": text(_os_release(mixtape, version)),
         f"{AGENT}/environment": text("".join(f"{key}={_quoted(value)}\n" for key, value in variables.items())),
     }
+    if mixtape.ssh:
+        # Elsewhere the server starts when the host brings a key.
+        tree["usr/lib/systemd/system-preset/50-ssh.preset"] = text("enable ssh.service\n")
     for user in ("admin", "agent"):
         if mixtape.authorized_keys:
             keys = "".join(f"{key}\n" for key in mixtape.authorized_keys)

@@ -144,13 +144,12 @@ def test_a_lock_that_does_not_answer_the_mixtape_is_refused_with_the_remedy() ->
     assert caught.value.hint == "stereo lock opencode-mixtape"
 
 
-def test_only_the_dev_profile_brings_key_console_and_ssh() -> None:
+def test_only_the_dev_profile_brings_key_console_and_an_ssh_server_that_starts_by_itself() -> None:
     release, dev = plan(), plan(mixtape("opencode-mixtape-dev"))
-    key = "identity/etc/ssh/authorized_keys.d/agent"
-    assert (key in release.image, key in dev.image) == (False, True)
-    for overlay in ("overlays/dev/", "overlays/ssh/"):
-        present = [any(path.startswith(overlay) for path in one.image) for one in (release, dev)]
-        assert present == [False, True]
+    for path in ("etc/ssh/authorized_keys.d/agent", "usr/lib/systemd/system-preset/50-ssh.preset"):
+        assert (f"identity/{path}" in release.image, f"identity/{path}" in dev.image) == (False, True)
+    present = [any(path.startswith("overlays/dev/") for path in one.image) for one in (release, dev)]
+    assert present == [False, True]
     assert b"VARIANT_ID=dev" in dev.image["identity/usr/lib/os-release"].data
     assert b"VARIANT_ID" not in release.image["identity/usr/lib/os-release"].data
 

@@ -145,6 +145,13 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
     assert parse_rule(rule.text) == rule
 
 
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1", "1.2.3", "a.1", "a.0x7f", "1", "", ".", "a..b", "[::1]", "a b", "x" * 300]
+)
+def test_what_a_resolver_might_take_for_an_address_is_no_name(text: str) -> None:
+    assert normal_name(text) is None
+
+
 @given(st.text(max_size=80), PORTS)
 def test_any_host_is_answered(host: str, port: int) -> None:
     rules = Rules.parse(["*.example", "0.0.0.0/0", "::/0"])

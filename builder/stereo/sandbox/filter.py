@@ -11,6 +11,7 @@ from pathlib import Path
 from stereo.egress.client import Gate, GateError
 from stereo.errors import StereoError
 from stereo.model.egress import Rules
+from stereo.vm.enclosure import uid_for
 from stereo.vm.machine import Transport
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ class Filter:
     async def _keep(self) -> str:
         for _ in range(_MOST_STARTS):
             try:
-                async with Gate.start(self._sockets, self._rules, self._log_file) as gate:
+                # As root it becomes a user of its own, another one than QEMU's.
+                user = uid_for(self._log_file)
+                async with Gate.start(self._sockets, self._rules, self._log_file, user=user) as gate:
                     self._gate = gate
                     self._up.set()
                     reason = f"it ended with status {await gate.wait()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -39,6 +40,8 @@ class Guest:
         self.ssh_port: int | None = None
         self._folder = folder
         self._tunnels = Tunnels(self.control)
+        self._ssh: tuple[socket.socket, str] | None = None
+        self._ssh_ready: asyncio.Task[None] | None = None
         self._filter: Filter | None = None
         if job.egress is not None:
             from stereo.sandbox.filter import Filter
@@ -51,45 +54,55 @@ class Guest:
         `ssh_port` is the one to lead to its sshd if it is free. Returns what went wrong without stopping anything.
         """
         forwards = [(reserve(each.host), each.guest) for each in self.job.forwards if each.proto == "tcp"]
-        public_key, notes = self._key()
+        notes = self._prepare_ssh(ssh_port)
         await self.control.wait_for_state((protocol.READY, protocol.HEALTHY), _BOOT_SECONDS)
         await self.control.hello()
         phase(PROVISION)
         if self._filter:
             await self._filter.ready()
-        await provision.furnish(self.control, self.job, public_key)
         for listener, port in forwards:
             await self._tunnels.lead(listener, port)
+        await provision.furnish(self.control, self.job)
+        if self._ssh:
+            # No agent waits for it, and starting a server takes an emulated machine seconds.
+            self._ssh_ready = asyncio.create_task(self._open_ssh(*self._ssh))
         phase(AGENTS)
-        agents, learnt = await asyncio.gather(
-            provision.settle(self.control, self.job.agents), self._open_ssh(ssh_port if public_key else None)
-        )
-        return [*notes, *learnt, *provision.failures(agents)]
+        agents = await provision.settle(self.control, self.job.agents)
+        return [*notes, *provision.failures(agents)]
 
-    def _key(self) -> tuple[str | None, list[str]]:
+    def _prepare_ssh(self, wanted: int | None) -> list[str]:
+        """Have a key, and a port: `wanted`, unless somebody else has it by now."""
         try:
-            return make_key(self._folder), []
+            public_key = make_key(self._folder)
         except StereoError as error:
-            return None, [f"`stereo ssh` will not work: {error.what}"]
-
-    async def _open_ssh(self, wanted: int | None) -> list[str]:
-        """Learn the guest's host key, and lead a port to its sshd."""
+            return [f"`stereo ssh` will not work: {error.what}"]
         try:
             listener = reserve(wanted)
-        except StereoError:  # somebody else has it by now
+        except StereoError:
             listener = reserve(None)
-        port = int(listener.getsockname()[1])
-        try:
-            answer = await self.control.request(
-                protocol.SSH_HOST_KEY, {}, answer=protocol.SSH_HOST_KEY, seconds=_KEY_SECONDS
-            )
-            learn_host_key(self._folder, port, answer.get("public_key"))
-        except StereoError as error:
-            listener.close()
-            return [f"`stereo ssh` will not work: {error.what}"]
-        await self._tunnels.lead(listener, _SSH_PORT)
-        self.ssh_port = port
+        self.ssh_port = int(listener.getsockname()[1])
+        self._ssh = (listener, public_key)
         return []
+
+    async def _open_ssh(self, listener: socket.socket, public_key: str) -> None:
+        """Let the sandbox's key in, learn the guest's host key, and lead the port to its sshd."""
+        try:
+            await provision.let_in(self.control, public_key)
+            kind = protocol.SSH_HOST_KEY
+            answer = await self.control.request(kind, {}, answer=kind, seconds=_KEY_SECONDS)
+            assert self.ssh_port
+            learn_host_key(self._folder, self.ssh_port, answer.get("public_key"))
+            await self._tunnels.lead(listener, _SSH_PORT)
+        except StereoError as error:
+            log.warning("ssh: %s", error)
+            listener.close()
+            raise
+
+    async def ssh_ready(self) -> None:
+        """Return when ssh leads in. Raises StereoError if it never will."""
+        if self._ssh_ready is None:
+            raise StereoError("this sandbox has no ssh: there was no ssh-keygen", hint="install openssh-client")
+        await asyncio.shield(self._ssh_ready)
 
     def note(self, record: Record) -> Record:
         """`record` with what is known by now."""
@@ -140,6 +153,10 @@ class Guest:
 
     async def close(self) -> None:
         """End every connection."""
+        if self._ssh_ready:
+            self._ssh_ready.cancel()
+            with suppress(asyncio.CancelledError, StereoError):
+                await self._ssh_ready
         await self._tunnels.close()
         if self._filter:
             await self._filter.close()

@@ -3,7 +3,7 @@
 On the control socket, as requests of the same protocol:
 
     sandbox_status  {}                 -> the state, the guest's own word on it, and what egress there was
-    sandbox_wait    {}                 -> {} once the sandbox is ready; refused with the reason if it never will be
+    sandbox_wait    {ssh?: true}       -> {} once it is ready (and ssh leads in); refused if it never will be
     sandbox_down    {grace, force}     -> {how} once nothing of it is left
     sandbox_differ  {job}              -> {changes}: what another job would change
     sandbox_apply   {job}              -> {changes}: what was changed; refused if any of it needs a new start

@@ -1,7 +1,7 @@
 """What a guest gets once it is up, in the order that lets no agent start before all that it needs is there.
 
-First network, shares, secrets and keys, side by side; then the configuration, which makes agentd start the agents; then
-we wait until each of them runs, or has failed to.
+First network, shares and secrets, side by side; then the configuration, which makes agentd start the agents; then we
+wait until each of them runs, or has failed to.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def tag(index: int) -> str:
     return f"share{index}"
 
 
-async def furnish(control: Control, job: Job, public_key: str | None) -> None:
-    """Give the guest its network, shares, secrets and SSH key, then its configuration. Raises StereoError."""
+async def furnish(control: Control, job: Job) -> None:
+    """Give the guest its network, shares and secrets, then its configuration. Raises StereoError."""
     steps = [
         _step(control, "network", protocol.SET_NETWORK, network(job)),
         *(
@@ -46,10 +46,6 @@ async def furnish(control: Control, job: Job, public_key: str | None) -> None:
         ),
         *(give_secret(control, name, value) for name, value in job.secrets.items()),
     ]
-    if public_key:
-        for user in USERS:
-            key = {"user": user, "public_key": public_key}
-            steps.append(_step(control, f"SSH key of {user}", protocol.INJECT_SSH_KEY, key))
     await _all(steps)
     await configure(control, job.config)
 
@@ -57,6 +53,12 @@ async def furnish(control: Control, job: Job, public_key: str | None) -> None:
 async def configure(control: Control, config: str) -> None:
     """Hand over the agents' configuration. Raises StereoError."""
     await _step(control, "configuration", protocol.SET_CONFIG, {"content": config})
+
+
+async def let_in(control: Control, public_key: str) -> None:
+    """Let the owner of a key in by ssh. Raises StereoError."""
+    keys = [{"user": user, "public_key": public_key} for user in USERS]
+    await _all([_step(control, f"SSH key of {key['user']}", protocol.INJECT_SSH_KEY, key) for key in keys])
 
 
 async def give_secret(control: Control, name: str, value: str) -> None:

@@ -89,8 +89,10 @@ class Service:
 
     async def _wait(self, body: Mapping[str, Any], send: relay.Send) -> Mapping[str, Any]:
         await asyncio.shield(self._supervisor.settled)
-        if not self._supervisor.ready:
+        if not self._supervisor.ready or not self._supervisor.guest:
             raise StereoError(self._supervisor.record.reason)
+        if body.get("ssh") is True:
+            await self._supervisor.guest.ssh_ready()
         return {}
 
     async def _down(self, body: Mapping[str, Any], send: relay.Send) -> Mapping[str, Any]:

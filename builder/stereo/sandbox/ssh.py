@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from stereo.errors import StereoError
+from stereo.sandbox import messages
+from stereo.sandbox.client import connected
 from stereo.sandbox.keys import alias
 from stereo.sandbox.state import RUNNING, Folder
+
+_WAIT_SECONDS = 90.0
 
 
 def options(name: str, user: str) -> dict[str, str]:
@@ -14,6 +20,8 @@ def options(name: str, user: str) -> dict[str, str]:
     state, record = folder.condition()
     if state != RUNNING or record is None or record.ssh_port is None:
         raise StereoError(f"{name} is not running: {state}", hint="stereo up")
+    if not folder.known_hosts.exists():  # sshd is the last to start
+        asyncio.run(_wait(name))
     return {
         "HostName": "127.0.0.1",
         "Port": str(record.ssh_port),
@@ -28,6 +36,11 @@ def options(name: str, user: str) -> dict[str, str]:
         "KbdInteractiveAuthentication": "no",
         "ForwardAgent": "no",
     }
+
+
+async def _wait(name: str) -> None:
+    async with connected(name) as control:
+        await control.request(messages.WAIT, {"ssh": True}, answer=messages.WAIT, seconds=_WAIT_SECONDS)
 
 
 def _quoted(path: str) -> str:

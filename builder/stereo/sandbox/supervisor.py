@@ -229,7 +229,7 @@ class Supervisor:
 
     def _failure(self, error: StereoError, more: str = "") -> End:
         what = f"{error.where}: {error.what}" if error.where else error.what
-        return End(state.FAILED, self.job.redact(what + more), self.job.grace, error.hint)
+        return End(state.FAILED, self.job.redact(what + more), self.job.grace if self.ready else 0, error.hint)
 
     async def _switch_off(self, machine: Machine, gone: asyncio.Task[None], end: End) -> str:
         """End the machine as gently as `end` allows. Returns how it went."""

@@ -113,7 +113,7 @@ def test_no_agent_can_start_before_secrets_and_shares_are_there(job: Job, folder
     up(replace(job, config="[[agents]]", agents=("worker",), shares=(Shared("/srv", "/workspace", True),)))
     kinds = [kind for kind, _ in heard(job)]
     config = kinds.index("set_config")
-    for earlier in ("set_network", "mount", "inject_secret", "inject_ssh_key"):
+    for earlier in ("set_network", "mount", "inject_secret"):
         assert earlier in kinds[:config]
         assert earlier not in kinds[config:]
     assert dict(heard(job))["mount"] == {

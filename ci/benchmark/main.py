@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from ci.benchmark import boots, reference
+from ci.benchmark import boots, reference, sandboxes
 from ci.benchmark.figures import Figure, Row, table
 from ci.benchmark.measure import Timed, timed
 from ci.benchmark.ours import Ours
@@ -42,7 +42,16 @@ ROWS: dict[str, tuple[str, float]] = {
     "boot-uefi": ("QEMU start to `ready`, UEFI raw, against the same", 0.30),
     "verify": ("`stereo verify`, against `sha256sum` and `zstd -t`", 0.70),
     "memory": ("peak memory of the builder's own process", 200e6),
+    "first-command": ("`stereo up` to the end of a first command, against QEMU start to `ready` alone", 1.3),
+    "exec": ("`stereo exec true`, against `ssh HOST true` to the same guest", 0.5),
+    "copy-in": ("`stereo cp` of 100 MB into the guest, against scp", 1.0),
+    "copy-out": ("`stereo cp` of 100 MB out of it, against scp", 1.0),
+    "daemons": ("resident memory of both daemons in the idle guest", 40e6),
+    "pings": ("10,000 pings of 50 clients: the 99th percentile, against the median", 10.0),
+    "fuzz-parser": ("memory left behind by 1,000,000 broken lines in the parser", 4e6),
+    "fuzz-live": ("memory left behind by 100,000 broken lines in a live daemon that still answers", 4e6),
 }
+_SANDBOX = tuple(sandboxes.MEASURES)
 _WITH_REFERENCE = ("build", "download", "boot-kernel", "boot-uefi")
 _STATE = "state.json"
 _UNCHANGED_RUNS = 5
@@ -112,6 +121,8 @@ class Bench:
         found |= self._booted()
         if self.wants("verify"):
             found["verify"] = self._verified()
+        if self.wants(*_SANDBOX):
+            found |= sandboxes.measured(self.ours.dist, self.only, self.report)
         return [Row(name, ROWS[name][0], *found[name], ROWS[name][1]) for name in ROWS if name in found]
 
     def _booted(self) -> dict[str, tuple[Figure, Figure | None]]:

@@ -70,10 +70,11 @@ class ProcessStream(Stream):
         self._wake()
 
     def _reap(self) -> None:
-        pid, status = posix.waitpid(self._process.pid, posix.WNOHANG)
-        if pid == 0:
+        if not posix.waitid(posix.P_PID, self._process.pid, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT):
             return
-        self._status = status
+        if self._timed_out:
+            self._process.kill()  # those who did not go with it; while it is not reaped, its group is surely its own
+        _, self._status = posix.waitpid(self._process.pid, 0)
         self._over = True
         self._timers.clear()
         self._error = self._error or self._process.why_not_started()

@@ -278,6 +278,15 @@ def test_a_program_that_ignores_the_end_of_its_time_is_killed(bench: Bench, monk
     assert bench.until(protocol.EXIT).payload == {"code": None, "signal": "KILL", "timed_out": True}
 
 
+def test_a_time_limit_leaves_nobody_behind(bench: Bench) -> None:
+    script = """sh -c 'trap "" TERM; echo $$; exec sleep 60' & sleep 60"""
+    bench.say("exec", {"argv": ["sh", "-c", script], "timeout": 0.5})
+    assert bench.until(protocol.EXIT).payload["timed_out"] is True
+    time.sleep(0.1)
+    state = Path(f"/proc/{int(bench.output())}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
 def test_a_program_that_ends_in_time_is_not_remembered_by_its_time_limit(bench: Bench) -> None:
     bench.say("exec", {"argv": ["true"], "timeout": 1000})
     stream = bench.session._streams[NUMBER]

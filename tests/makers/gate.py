@@ -29,6 +29,7 @@ class World:
     lookups: list[str] = field(default_factory=list)
     connected: list[tuple[str, int]] = field(default_factory=list)
     on_lookup: Callable[[], None] = lambda: None
+    on_connect: Callable[[], None] = lambda: None
 
     async def lookup(self, name: str) -> Sequence[Address]:
         self.lookups.append(name)
@@ -44,6 +45,7 @@ class World:
         self.connected.append((str(address), port))
         if (str(address), port) not in self.routes:
             raise ConnectionRefusedError(111, "Connection refused")
+        self.on_connect()
         return await asyncio.open_connection("127.0.0.1", self.routes[str(address), port])
 
 

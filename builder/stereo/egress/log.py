@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 LIMIT: Final = 8 << 20  # bytes; twice as much is kept
 _LONGEST_TEXT: Final = 300
+_LONGEST_LINE: Final = 1 << 14  # bytes; no row comes near
 _POLL = 0.25  # seconds
 _CHUNK = 1 << 16
 
@@ -99,25 +100,22 @@ class _Follower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._first = b""  # line of `path`: another one means that it was turned over
         self._at = 0  # bytes of `path` that were read
-        self._began = False
 
     def rows(self) -> Iterator[dict[str, Any]]:
         try:
-            size = self._path.stat().st_size
+            with self._path.open("rb") as file:
+                first = file.readline(_LONGEST_LINE)
         except OSError:
             return
-        if not self._began or size < self._at:  # never read, or turned over since
-            yield from self._rest(old(self._path), self._at)
-            self._began, self._at = True, 0
+        if first != self._first and first.endswith(b"\n"):
+            yield from (row for row, _ in _rows(old(self._path), self._at) if row is not None)
+            self._first, self._at = first, 0
         for row, end in _rows(self._path, self._at):
             self._at = end
             if row is not None:
                 yield row
-
-    @staticmethod
-    def _rest(path: Path, at: int) -> Iterator[dict[str, Any]]:
-        yield from (row for row, _ in _rows(path, at) if row is not None)
 
 
 def _rows(path: Path, at: int) -> Iterator[tuple[dict[str, Any] | None, int]]:

@@ -11,7 +11,6 @@ import struct
 from typing import Any, Final, cast
 
 import dns.exception
-import dns.flags
 import dns.message
 import dns.name
 import dns.opcode
@@ -50,9 +49,7 @@ class NameServer:
             return None
         try:
             query = dns.message.from_wire(wire)
-            if query.flags & dns.flags.QR:
-                return None
-            response = dns.message.make_response(query, recursion_available=True)
+            response = dns.message.make_response(query, recursion_available=True)  # FormError if it is one itself
             response.set_rcode(await self._fill(query, response))
             return response.to_wire()
         except (dns.exception.DNSException, ValueError, struct.error):

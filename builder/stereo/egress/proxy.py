@@ -23,7 +23,6 @@ LARGEST_HEAD: Final = 32 << 10  # bytes, and what one more read may add
 HEAD_SECONDS: Final = 60.0  # from the end of one request to the end of the next one's head
 _PARTING_SECONDS = 0.2
 _LINGER_SECONDS = 2.0
-_LINGER_BYTES = 4 << 20
 
 
 async def tunnel(
@@ -193,12 +192,11 @@ class ProxyClient:
 
     async def _linger(self) -> None:
         """Take what the guest still sends: closing before that would reset the connection, and lose the answer."""
-        left = _LINGER_BYTES
         with suppress(OSError):
             self._writer.write_eof()
             async with asyncio.timeout(_LINGER_SECONDS):
-                while left > 0 and (data := await self._reader.read(CHUNK)):
-                    left -= len(data)
+                while await self._reader.read(CHUNK):
+                    pass
 
 
 async def _next_event(connection: h11.Connection, read: Callable[[int], Awaitable[bytes]]) -> h11.Event:

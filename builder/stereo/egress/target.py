@@ -74,11 +74,9 @@ def host_of(target: bytes) -> str:
 
 
 def _authority(text: bytes) -> tuple[str, int | None]:
-    if b"@" in text:
-        raise BadRequest("The address has user information.")
     found = _AUTHORITY.fullmatch(text)
     if found is None:
-        raise BadRequest("The address has no host that can be one.")
+        raise BadRequest("The address has to be HOST or HOST:PORT, without a user.")
     port = None if found[2] is None else int(found[2])
     if port is not None and not 1 <= port <= 65535:
         raise BadRequest("Ports are from 1 to 65535.")

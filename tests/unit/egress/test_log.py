@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
-from stereo.egress import log as module
 from stereo.egress.log import Log, old, read_log
 
 
@@ -57,25 +56,15 @@ def test_it_needs_no_rights_in_its_folder_once_it_is_open(tmp_path: Path) -> Non
     write(log, *range(50))
 
 
-def test_a_follower_misses_nothing_when_the_log_turns_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_POLL", 0.01)
+@pytest.mark.parametrize("at_once", [1, 7, 11, 19])
+def test_a_follower_misses_nothing_when_the_log_turns_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     path = tmp_path / "log"
-    log = Log(path, limit=3000)
-    write(log, 0)
-    rows = read_log(path, follow=True)
-    seen = numbers([next(rows)])
-
-    def go_on() -> None:
-        for number in range(1, 200):
-            write(log, number)
-            threading.Event().wait(0.003)
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    while seen[-1] != 199:
-        seen += numbers([next(rows)])
-    thread.join()
-    assert seen == list(range(200))
+    log = Log(path, limit=3000)  # some 25 rows
+    written = itertools.count()
+    monkeypatch.setattr("stereo.egress.log.time.sleep", lambda _: write(log, *itertools.islice(written, at_once)))
+    assert numbers(itertools.islice(read_log(path, follow=True), 200)) == list(range(200))
 
 
 def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path) -> None:

@@ -118,8 +118,9 @@ def test_edns_is_understood(gate: Running) -> None:
     assert (response.rcode(), response.edns, len(response.options)) == (dns.rcode.NOERROR, 0, 0)
 
 
-def test_a_flood_is_dropped_not_answered(gate: Running) -> None:
-    wire = dns.message.make_query("evil.example", "A").to_wire()
+@pytest.mark.parametrize("name", ["good.example", "evil.example"])
+def test_a_flood_is_dropped_not_answered(gate: Running, name: str) -> None:
+    wire = dns.message.make_query(name, "A").to_wire()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", gate.ports[DNS_UDP]))
         for _ in range(3000):
@@ -132,7 +133,8 @@ def test_a_flood_is_dropped_not_answered(gate: Running) -> None:
         except TimeoutError:
             pass
     assert 0 < answers < 1500
-    assert len(gate.rows("refused")) == answers
+    assert len(gate.rows()) == answers
+    assert len(gate.world.lookups) < 1500
 
 
 def test_a_tcp_connection_carries_several_queries_and_half_a_one_ends_it(gate: Running) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.gate import Running, Site, World, drain, listening, running, site
+from stereo.model.egress import Rules
 
 PUBLIC = "93.184.216.34"
 
@@ -73,7 +74,7 @@ def test_a_refusal_says_in_words_what_to_add_and_asks_nobody(gate: Running) -> N
 
 
 def test_the_words_arrive_although_the_guest_is_still_sending(gate: Running) -> None:
-    body = bytes(1 << 20)
+    body = bytes(32 << 20)
     request = get("http://evil.example/", f"Content-Length: {len(body)}", method="POST")
     assert b"egress_allow" in gate.talk(request + body)
 
@@ -222,12 +223,13 @@ def test_a_rule_for_addresses_opens_them_for_names_and_by_themselves(tmp_path: P
         assert gate.talk(last("http://10.0.0.1:81/")).startswith(b"HTTP/1.1 403")
 
 
-def test_rules_that_change_while_a_name_is_looked_up_decide(gate: Running) -> None:
-    gate.world.on_lookup = lambda: setattr(
-        gate._gate._passages.policy, "rules", type(gate._gate._passages.policy.rules)()
-    )
+@pytest.mark.parametrize(("moment", "connected"), [("on_lookup", 0), ("on_connect", 1)])
+def test_rules_that_change_meanwhile_decide(gate: Running, web: Site, moment: str, connected: int) -> None:
+    setattr(gate.world, moment, lambda: gate._gate.apply(Rules()))
     assert gate.talk(last("http://good.example/")).startswith(b"HTTP/1.1 403")
-    assert gate.world.connected == []
+    assert len(gate.world.connected) == connected
+    assert web.asked == []
+    assert [row["verdict"] for row in gate.rows()] == ["refused"]
 
 
 GOOD = "http://good.example/"
@@ -396,6 +398,20 @@ def test_a_tunnel_in_which_nothing_moves_ends(tmp_path: Path, world: World) -> N
         assert "nothing moved" in gate.rows("closed")[0]["reason"]
 
 
+def test_a_tunnel_in_which_one_side_speaks_stays(tmp_path: Path, world: World) -> None:
+    with running(tmp_path, "good.example", world=world, idle=0.4) as gate, listening() as server:
+        world.routes[PUBLIC, 443] = server.getsockname()[1]
+        with gate.dial() as client:
+            client.sendall(b"CONNECT good.example:443 HTTP/1.1\r\nHost: good.example:443\r\n\r\n")
+            far, _ = server.accept()
+            with far:
+                until(client, b"\r\n\r\n")
+                for _ in range(10):
+                    time.sleep(0.1)
+                    far.sendall(b".")
+                    assert client.recv(10) == b"."
+
+
 def test_new_rules_close_what_they_do_not_allow_and_nothing_else(tmp_path: Path, world: World) -> None:
     world.names["other.example"] = ["93.184.216.35"]
     world.routes["93.184.216.35", 80] = world.routes[PUBLIC, 80]
@@ -477,7 +493,7 @@ def test_an_answer_that_comes_before_the_body_is_over_arrives(gate: Running) -> 
 
         thread = threading.Thread(target=refuse)
         thread.start()
-        body = bytes(2 << 20)
+        body = bytes(32 << 20)
         request = get("http://good.example:8080/", f"Content-Length: {len(body) * 2}", method="POST")
         answer = gate.talk(request + body)
         thread.join()

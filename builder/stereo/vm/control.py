@@ -192,11 +192,11 @@ class Control:
 
     async def close(self) -> None:
         """End the conversation. What still waits gets a GuestError."""
+        self._fail(GuestError("the conversation was closed"))
         if self._reader:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
-        self._fail(GuestError("the conversation was closed"))
         self._channel.writer.close()
 
     # --- for streams, and for who passes them on ---
@@ -305,6 +305,8 @@ class Control:
             self._fail(error)
         except ProtocolError as error:
             self._fail(not_the_protocol(error))
+        finally:
+            self._fail(GuestError("the conversation ended"))  # whatever it was, nobody waits for ever
 
     def _hear(self, line: bytes | None) -> None:
         first, self._first = self._first, False

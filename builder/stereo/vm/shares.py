@@ -59,9 +59,11 @@ def connect(share: Share, folder: Path) -> Served:
     return Served(share, listening, connected)
 
 
-def virtiofsd_arguments(share: Share, listening: int) -> list[str]:
-    """The arguments that follow virtiofsd's own argv prefix, with the descriptor of a listening socket."""
-    user, group = _inside(os.geteuid()), _inside(os.getegid())
+def virtiofsd_arguments(share: Share, listening: int, user: int, group: int) -> list[str]:
+    """The arguments that follow virtiofsd's own argv prefix, for the caller `user` and a listening socket.
+
+    The user namespace that it makes for an ordinary user has nobody but the caller, under the caller's own number.
+    """
     return [
         *(f"--fd={listening}", f"--shared-dir={share.path.absolute()}"),
         *("--sandbox=namespace", "--seccomp=kill", "--inode-file-handles=never", "--log-level=error"),
@@ -72,12 +74,8 @@ def virtiofsd_arguments(share: Share, listening: int) -> list[str]:
     ]
 
 
-def _inside(number: int) -> int:
-    """Whom virtiofsd takes for the caller: in the user namespace that it makes for an ordinary user, that is root."""
-    return number if os.geteuid() == 0 else 0
-
-
 def _translation(caller: int) -> list[str]:
+    """Between the numbers of the host and of the guest, where everybody else on the host is nobody."""
     others = [
         f"squash-host:{first}:{_NOBODY}:{count}" for first, count in ((0, caller), (caller + 1, _ALL - caller - 1))
     ]

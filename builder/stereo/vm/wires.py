@@ -158,7 +158,10 @@ class Wires:
             yield "passt, which serves the network,", argv, [number]
         for served in self._served:
             number = served.listening.fileno()
-            argv = [*self._programs.need_virtiofsd(), *shares.virtiofsd_arguments(served.share, number)]
+            argv = [
+                *self._programs.need_virtiofsd(),
+                *shares.virtiofsd_arguments(served.share, number, os.geteuid(), os.getegid()),
+            ]
             yield f"virtiofsd, which serves the share {served.share.tag},", shares.wrapped(argv), [number]
 
     def qemu(self) -> list[str]:

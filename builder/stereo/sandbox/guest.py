@@ -62,7 +62,7 @@ class Guest:
             await self._filter.ready()
         for listener, port in forwards:
             await self._tunnels.lead(listener, port)
-        await provision.furnish(self.control, self.job)
+        notes += await provision.furnish(self.control, self.job)
         if self._ssh:
             # No agent waits for it, and starting a server takes an emulated machine seconds.
             self._ssh_ready = asyncio.create_task(self._open_ssh(*self._ssh))

@@ -27,6 +27,8 @@ HOST_NAME = "host.stereo.internal"
 USERS = ("admin", "agent")
 SETTLED = ("running", "backoff", "exited", "failed", "stopped")
 _STEP_SECONDS = 30.0  # an emulated machine under load takes its time
+_WAIT_ONLINE = "/usr/lib/systemd/systemd-networkd-wait-online"
+_ONLINE_SECONDS = 20
 _AGENTS_SECONDS = 120.0
 _MOST_AGENTS = 1000
 
@@ -36,8 +38,12 @@ def tag(index: int) -> str:
     return f"share{index}"
 
 
-async def furnish(control: Control, job: Job) -> None:
-    """Give the guest its network, shares and secrets, then its configuration. Raises StereoError."""
+async def furnish(control: Control, job: Job) -> list[str]:
+    """Give the guest its network, shares and secrets, then its configuration.
+
+    Returns what went wrong without stopping anything. Raises StereoError.
+    """
+    online = asyncio.create_task(_online(control)) if job.mode != "none" else None
     steps = [
         _step(control, "network", protocol.SET_NETWORK, network(job)),
         *(
@@ -46,8 +52,27 @@ async def furnish(control: Control, job: Job) -> None:
         ),
         *(give_secret(control, name, value) for name, value in job.secrets.items()),
     ]
-    await _all(steps)
+    try:
+        await _all(steps)
+        notes = [] if online is None or await online else ["the guest has no network address yet"]
+    finally:
+        if online:
+            online.cancel()
     await configure(control, job.config)
+    return notes
+
+
+async def _online(control: Control) -> bool:
+    """Wait until the guest has an address: an agent that starts before that fails at its first request."""
+    argv = [_WAIT_ONLINE, "--any", "--ipv4", f"--timeout={_ONLINE_SECONDS}"]
+    try:
+        async with await control.open_stream(protocol.EXEC, {"argv": argv, "user": "root"}, _STEP_SECONDS) as stream:
+            while await stream.read():
+                pass
+            return (await stream.wait()).code == 0
+    except GuestError as error:
+        log.warning("whether the guest is online: %s", error)
+        return False
 
 
 async def configure(control: Control, config: str) -> None:

@@ -45,6 +45,9 @@ class FakeGuest:
                 file.write(json.dumps([message["type"], message.get("payload")]) + "\n")
             answer = self._answer(message["type"], message.get("payload") or {})
             writer.write(protocol.encode(*answer, message.get("id", 0)))
+            if message["type"] == protocol.EXEC:
+                status = {"code": int("offline" in self._behaviour), "signal": None, "timed_out": False}
+                writer.write(protocol.encode(protocol.EXIT, status, message["id"]))
             if message["type"] == protocol.SET_CONFIG and "late agents" in self._behaviour:
                 await asyncio.sleep(0.2)
                 self._agents = [entry("worker", "running")]

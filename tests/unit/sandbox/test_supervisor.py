@@ -130,6 +130,18 @@ def test_ready_waits_for_the_agents(job: Job, folder: Folder) -> None:
     assert events[-1]["event"] == "ready"
 
 
+def test_agents_are_not_started_before_the_guest_is_online_or_known_not_to_be(job: Job, folder: Folder) -> None:
+    behave(job, "offline")
+    events = up(job)
+    assert [kind for kind, _ in heard(job) if kind in ("exec", "set_config")] == ["exec", "set_config"]
+    assert [event["text"] for event in events if event["event"] == "note"] == ["the guest has no network address yet"]
+
+
+def test_a_guest_without_a_network_is_not_waited_for(job: Job, folder: Folder) -> None:
+    up(replace(job, mode="none"))
+    assert "exec" not in [kind for kind, _ in heard(job)]
+
+
 def test_a_first_start_that_fails_leaves_nothing(job: Job, folder: Folder) -> None:
     behave(job, "no machine")
     event = up(job)[-1]
@@ -294,6 +306,7 @@ def test_a_sandbox_whose_time_is_over_shuts_down(job: Job, folder: Folder) -> No
 
 def test_apply_changes_what_can_change_and_tells_it(job: Job, folder: Folder) -> None:
     up(job)
+    ask(messages.WAIT, {"ssh": True})
     other = replace(job, config="# other", secrets={"NEW": "x" * 8})
     assert ask(messages.DIFFER, {"job": job.encode()})["changes"] == []
     expected = [["secrets.KEY", True], ["secrets.NEW", True], ["agents", True]]
@@ -306,6 +319,7 @@ def test_apply_changes_what_can_change_and_tells_it(job: Job, folder: Folder) ->
 
 def test_apply_refuses_by_name_what_needs_a_new_start_and_does_nothing(job: Job, folder: Folder) -> None:
     up(job)
+    ask(messages.WAIT, {"ssh": True})
     before = heard(job)
     with pytest.raises(StereoError, match=r"resources\.memory, shared"):
         ask(messages.APPLY, {"job": replace(job, memory=1, shares=(Shared("/a", "/b", True),), config="#").encode()})

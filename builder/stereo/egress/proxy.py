@@ -75,6 +75,8 @@ class ProxyClient:
         """Answer requests until the connection ends. Raises OSError when it breaks."""
         while await self._serve_one():
             self._http.start_next_cycle()
+        if self._http.their_state in (h11.SEND_BODY, h11.ERROR):  # it was answered before it had said all
+            await self._linger()
 
     async def _serve_one(self) -> bool:
         """Answer a request; whether another may follow."""
@@ -111,8 +113,6 @@ class ProxyClient:
             await self._answer(502, f"What came from one side was no HTTP: {error}.")
         except OSError as error:
             await self._answer(502, f"The connection broke: {error}.")
-        if self._http.their_state is h11.SEND_BODY:  # it was answered before it had said all
-            await self._linger()
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _tunnel(self, passage: Passage) -> bool:
@@ -188,7 +188,6 @@ class ProxyClient:
             await self._send(h11.Response(status_code=status, headers=[*headers, ("Connection", "close")]))
             await self._send(h11.Data(data=body))
             await self._send(h11.EndOfMessage())
-            await self._linger()
 
     async def _linger(self) -> None:
         """Take what the guest still sends: closing before that would reset the connection, and lose the answer."""

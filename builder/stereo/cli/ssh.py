@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from stereo.cli.options import sandbox_argument
+from stereo.cli.options import sandbox_option
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError
 
@@ -20,21 +20,26 @@ from stereo.errors import StereoError
     epilog="""\b
 Examples:
   stereo ssh                             as admin
-  stereo ssh review -u agent             as the agent, in the sandbox `review`
-  stereo ssh review uname -a             one command
-  stereo ssh --config >>~/.ssh/config    for scp, rsync and editors: host `stereo-NAME`""",
+  stereo ssh -u agent review             as the agent, in the sandbox `review`
+  stereo ssh uname -a                    one command
+  stereo ssh --config >>~/.ssh/config    for scp, rsync and editors: host `stereo-NAME`
+
+The first word is the sandbox if there is one of that name, unless --sandbox says which.""",
 )
 @click.option("-u", "--user", type=click.Choice(["admin", "agent"]), default="admin", show_default=True)
 @click.option("--config", is_flag=True, help="Print an ssh_config(5) section instead.")
-@sandbox_argument
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@sandbox_option
+@click.argument("words", metavar="[SANDBOX] [COMMAND]...", nargs=-1, type=click.UNPROCESSED)
 @speaking()
-def ssh(out: Output, user: str, config: bool, sandbox: str | None, command: Sequence[str]) -> int:
+def ssh(out: Output, user: str, config: bool, sandbox: str | None, words: Sequence[str]) -> int:
     """Log in to SANDBOX by ssh, or run COMMAND there."""
     from stereo.sandbox.keys import alias
     from stereo.sandbox.names import pick
     from stereo.sandbox.ssh import options
+    from stereo.sandbox.state import all_folders
 
+    if sandbox is None and words and words[0] in {folder.name for folder in all_folders()}:
+        sandbox, *words = words
     name = pick(sandbox)
     chosen = options(name, user)
     if config:
@@ -48,5 +53,5 @@ def ssh(out: Output, user: str, config: bool, sandbox: str | None, command: Sequ
     for key, value in chosen.items():
         if key != "HostName":
             argv += ["-o", f"{key}={value}"]
-    os.execv(program, [*argv, chosen["HostName"], *([shlex.join(command)] if command else [])])
+    os.execv(program, [*argv, chosen["HostName"], *([shlex.join(words)] if words else [])])
     raise AssertionError("unreachable")

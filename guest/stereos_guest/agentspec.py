@@ -24,19 +24,22 @@ SANDBOX_PIDS = 512
 
 MAX_CONFIG = 1 << 20  # bytes
 MAX_AGENTS = 64  # replicas included
-MAX_ARGUMENT = 128 * 1024 - 1  # bytes that the kernel takes as one argument or variable (MAX_ARG_STRLEN, less the null)
+# Bytes that the kernel takes as one argument or variable (MAX_ARG_STRLEN), less a variable's name or an option's.
+MAX_ARGUMENT = 127 * 1024
+MAX_COMMAND = 200 * 1024  # bytes of all arguments; escaped, they must fit into a line of a unit file (1 MiB)
 _MAX_SECONDS = 366 * 86400.0
 _MAX_COUNT = 1 << 22  # what the kernel has process numbers for
 _MAX_MEMORY = 1 << 60
 _MAX_LIST = 256
 
-# Per harness: its program, what makes it finish its task and exit, what tells it that the prompt follows.
+# Per harness: its program, what makes it finish its task and exit, what goes before the prompt, which may begin with a
+# hyphen while an option before it may take any number of values.
 _HARNESSES = {
-    "claude-code": ("claude", ["-p"], ["--"]),
-    "opencode": ("opencode", ["run"], ["--"]),
-    "gemini-cli": ("gemini", [], ["-p"]),
-    "codex": ("codex", ["exec"], ["--"]),
-    CUSTOM: ("agent", [], []),
+    "claude-code": ("claude", ["-p"], ["--", ""]),
+    "opencode": ("opencode", ["run"], ["--", ""]),
+    "gemini-cli": ("gemini", [], ["--prompt="]),
+    "codex": ("codex", ["exec"], ["--", ""]),
+    CUSTOM: ("agent", [], [""]),
 }
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -168,6 +171,11 @@ def size(text: str) -> int:
     if not found or len(text) > 40:
         raise ValueError("is not a size such as 512MiB, 1.5GB or a number of bytes")
     return int(float(found[1]) * _BYTES[found[2]]) if "." in found[1] else int(found[1]) * _BYTES[found[2]]
+
+
+def is_variable(name: str) -> bool:
+    """Whether it can be the name of an environment variable."""
+    return bool(_VARIABLE.fullmatch(name))
 
 
 def _tables(card: Mapping[str, Any], key: str, problems: list[str]) -> list[dict[str, Any]]:
@@ -356,6 +364,9 @@ def _expand(groups: list[tuple[_Reader, AgentSpec, int]], problems: list[str]) -
 def _task_problems(agent: AgentSpec) -> list[str]:
     if agent.type == SANDBOXED and not (agent.prompt or agent.prompt_file or agent.command):
         return ["prompt: is needed, since only a native agent has a terminal to ask for one"]
+    words = (*agent.command, *agent.args, agent.prompt)
+    if sum(len(word.encode(errors="surrogatepass")) + 1 for word in words) > MAX_COMMAND:
+        return [f"command, args and prompt: are longer than {MAX_COMMAND} bytes together"]
     return []
 
 
@@ -373,7 +384,7 @@ def _resolve(agent: AgentSpec) -> None:
     program, finishing, before_prompt = _HARNESSES[agent.harness]
     start = agent.command or [program]
     if agent.prompt:
-        agent.argv = [*start, *finishing, *agent.args, *before_prompt, agent.prompt]
+        agent.argv = [*start, *finishing, *agent.args, *before_prompt[:-1], before_prompt[-1] + agent.prompt]
     else:
         agent.argv = [*start, *agent.args]
     # A command of its own is complete without a prompt: it gets a terminal only where a session is asked for.

@@ -68,13 +68,19 @@ class Prober:
     """Boots a dist by its kernel with the probe inside."""
 
     def __init__(
-        self, dist: Path, backend: QemuBackend, accelerator: Accelerator, folder: Path, tell: Callable[[str], None]
+        self,
+        dist: Path,
+        backend: QemuBackend,
+        accelerator: Accelerator,
+        folder: Path,
+        tell: Callable[[str], None],
+        program: Path = PROGRAM,
     ) -> None:
         self._files = BootFiles.in_folder(dist)
         self.backend = backend
         self._accelerator, self._tell = accelerator, tell
         self._initrd = folder / "initrd-with-probe"
-        initrd_with(self._files.initrd, self._initrd, "probe.service", _UNIT, {"probe.py": PROGRAM.read_bytes()})
+        initrd_with(self._files.initrd, self._initrd, "probe.service", _UNIT, {"probe.py": program.read_bytes()})
 
     def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
         """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""

@@ -99,7 +99,7 @@ def kernel_release(lock: Lock) -> str:
 def image_stage(mixtape: Mixtape, lock: Lock, files: Tree, epoch: int, version: str) -> dict[str, Entry]:
     """The second stage: overlays and guest daemon laid over the tree, made into a verified disk."""
     arch = lock.arch
-    chosen = ["base", "boot", "hardening", "ssh", *(["dev"] if mixtape.dev else [])]
+    chosen = ["base", "boot", "hardening", "agents", "ssh", *(["dev"] if mixtape.dev else [])]
     root_seed = seed(mixtape.name, version, arch)
     config = _ini(
         {

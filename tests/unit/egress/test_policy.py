@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from makers.gate import World
+from stereo.egress.log import Log, read_log
+from stereo.egress.passage import Bucket, Passages
 from stereo.egress.policy import HostNetwork, Policy, Refused, Unreachable, rule_for
 from stereo.model.egress import Rules
 
@@ -95,3 +99,15 @@ def test_the_resolver_and_the_addresses_of_this_host() -> None:
     for family, *_, address in socket.getaddrinfo(socket.gethostname(), None):
         if family in (socket.AF_INET, socket.AF_INET6):
             assert network.is_own(ip_address(str(address[0]).partition("%")[0]))
+
+
+def test_refusals_wait_for_their_turn_so_that_they_do_not_fill_the_log(tmp_path: Path) -> None:
+    async def scenario() -> float:
+        passages = Passages(Rules(), Log(tmp_path / "log"), World())
+        passages._refusals = Bucket(rate=20, burst=1)
+        began = time.monotonic()
+        await asyncio.gather(*(passages.refuse("http", "a.example", 80, "no rule") for _ in range(5)))
+        return time.monotonic() - began
+
+    assert asyncio.run(scenario()) > 0.18
+    assert len(list(read_log(tmp_path / "log"))) == 5

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 
+from stereos_guest.agentspec import SpecError
+from stereos_guest.agentunits import quote
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +49,7 @@ _CAPABILITIES = (
     *("CAP_SETUID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE"),
 )
 _CONFINEMENT = (
-    "KillMode=mixed",  # SIGTERM is for the agent: sandbox-run hands it on. What is left afterwards is killed.
+    "KillMode=mixed",  # SIGTERM is for the agent, and sandbox-run passes it on; what is left afterwards is killed
     f"CapabilityBoundingSet={' '.join(_CAPABILITIES)}",
     "NoNewPrivileges=yes",
     "ProtectSystem=strict",
@@ -84,15 +87,16 @@ def service(
     credentials (LoadCredential=), then those of `spec`; the last one wins.
 
     The unit runs as root, so User= must not be set; what has to write below /run/stereos (ExecStopPost=) needs the
-    prefix +. Raises ValueError for what has no place in a sandbox.
+    prefix +. Raises SpecError for what has no place in a sandbox.
     """
     if spec.interactive or spec.in_terminal:
-        raise ValueError("a sandboxed agent has no terminal: give it a prompt, or make it native")
+        raise SpecError([f"{spec.name}: a sandboxed agent has no terminal: give it a prompt, or make it native"])
     places = _places(shares)
     config, environment = f"{folder}/config.json", f"{folder}/environment"
-    writable = " ".join(quoted(path) for path, read_only in places.items() if not read_only)
+    writable = " ".join(quote(path) for path, read_only in places.items() if not read_only)
     properties = [
         *_CONFINEMENT,
+        f"Environment=HOME={HOME} USER=agent LOGNAME=agent SHELL=/usr/lib/stereos/agent/shell",
         f"TemporaryFileSystem={PRIVATE}:mode=0700,size=64M",
         f"BindReadOnlyPaths={config}:{_BUNDLE}/config.json",
         f"BindReadOnlyPaths={environment}:{_BUNDLE}/environment",
@@ -139,18 +143,12 @@ def configuration(spec: AgentSpec, places: dict[str, bool]) -> dict[str, Any]:
     }
 
 
-def quoted(text: str) -> str:
-    """One word of a unit file: see "Quoting" in systemd.syntax(7), and specifiers in systemd.unit(5)."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"'
-
-
 def _places(shares: Iterable[tuple[str, bool]]) -> dict[str, bool]:
     """The agent's home and the shares, what lies below another after it. A share may take the place of the home."""
     places = {HOME: False}
     for path, read_only in shares:
         if not path.startswith("/") or not path.isprintable() or set(path.split("/")[1:]) & {"", ".", ".."}:
-            raise ValueError(f"{path[:200]!r} is not an absolute path in its plain form")
+            raise SpecError([f"shared: {path[:200]!r} is not an absolute path in its plain form"])
         places[path] = read_only
     return dict(sorted(places.items()))
 

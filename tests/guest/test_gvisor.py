@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stereos_guest import gvisor
-from stereos_guest.agentspec import AgentSpec, parse
+from stereos_guest.agentspec import AgentSpec, SpecError, parse
 
 FOLDER = "/run/stereos/sandboxes/worker"
 WRAPPERS = Path(__file__).parents[2] / "overlays/base"
@@ -100,6 +100,11 @@ def test_strange_paths_do_not_become_other_paths_of_the_unit() -> None:
     assert setting(properties, "ReadWritePaths") == [r'"/a \"b\" %%h\\" "/home/agent"']
 
 
+def test_it_is_told_whose_home_it_has() -> None:
+    _, properties, _ = gvisor.service(worker(), FOLDER, [])
+    assert setting(properties, "Environment")[0].split()[:2] == ["HOME=/home/agent", "USER=agent"]
+
+
 def test_bundle_and_state_are_in_the_units_own_tmpfs() -> None:
     argv, properties, files = gvisor.service(worker(), FOLDER, [])
     assert [line.partition(":")[0] for line in setting(properties, "TemporaryFileSystem")] == [gvisor.PRIVATE]
@@ -123,12 +128,12 @@ def test_the_unit_around_runsc_is_confined() -> None:
 
 @pytest.mark.parametrize("path", ["workspace", "/a/../etc", "/a//b", "/a/", "/", "/a\nExecStart=x", "/a/."])
 def test_a_share_that_is_not_a_plain_absolute_path_is_refused(path: str) -> None:
-    with pytest.raises(ValueError, match="not an absolute path"):
+    with pytest.raises(SpecError, match="not an absolute path"):
         gvisor.service(worker(), FOLDER, [(path, False)])
 
 
 def test_an_agent_that_wants_a_terminal_is_refused() -> None:
     spec = worker()
     spec.interactive = True
-    with pytest.raises(ValueError, match="no terminal"):
+    with pytest.raises(SpecError, match="no terminal"):
         gvisor.service(spec, FOLDER, [])

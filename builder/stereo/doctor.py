@@ -21,7 +21,7 @@ from stereo import process
 from stereo.errors import StereoError
 from stereo.paths import Cache
 from stereo.report import Report
-from stereo.vm import accel
+from stereo.vm import accel, enclosure
 from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Programs
 
@@ -66,6 +66,7 @@ def run_checks(
         *_python(),
         *_tools(),
         _namespaces(),
+        _enclosure(),
         _subordinate_ids(Path("/etc")),
         _space("disk space for the cache", cache.root, _CACHE_BYTES),
         _space("disk space here", Path.cwd(), _DIST_BYTES),
@@ -109,6 +110,18 @@ def _namespaces() -> Check:
         fix = "; ".join(reasons) or error.hint or "allow this user to make namespaces"
         return Check("namespaces", Status.MISSING, _first_line(error), fix)
     return Check("namespaces", Status.OK, "user, mount, network and process namespaces can be made")
+
+
+def _enclosure() -> Check:
+    name = "namespaces for machines"
+    if sys.platform != "linux":
+        return Check(name, Status.WARN, "machines run without them here", "networks and shares of machines need Linux")
+    try:
+        enclosure.check()
+    except StereoError as error:
+        fix = "; ".join(namespace_limits(Path("/proc/sys"))) or "allow this user to make namespaces"
+        return Check(name, Status.MISSING, error.what.splitlines()[-1], fix)
+    return Check(name, Status.OK, "a program can be shut in")
 
 
 def namespace_limits(sysctls: Path) -> list[str]:
@@ -214,6 +227,9 @@ def _machines(cache: Cache, report: Report, find_programs: Callable[[], Programs
     yield Check("QEMU", Status.OK, detail)
     firmware = str(programs.firmware.code) if programs.firmware else "not found"
     yield _ok_or(Status.WARN, "UEFI firmware", bool(programs.firmware), firmware, "install the package ovmf")
+    for helper, path in (("passt", programs.passt), ("virtiofsd", programs.virtiofsd)):
+        detail = path[-1] if path else "not found"
+        yield _ok_or(Status.WARN, helper, bool(path), detail, f"a build brings it; or install the package {helper}")
     for verdict in accel.verdicts(programs, cache.probe, report, refresh=refresh):
         yield _accelerator(verdict)
 

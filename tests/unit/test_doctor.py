@@ -19,7 +19,7 @@ from stereo.inputs.npmrc import NpmConfig
 from stereo.inputs.sources import Sources
 from stereo.paths import Cache
 from stereo.report import Silent
-from stereo.vm import accel
+from stereo.vm import accel, enclosure
 from stereo.vm.accel import Verdict
 from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Firmware, Programs
@@ -43,16 +43,39 @@ def well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
     monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000_000))
     monkeypatch.setattr(sandbox, "check", lambda: None)
+    monkeypatch.setattr(enclosure, "check", lambda: None)
     monkeypatch.setattr(doctor, "_subordinate_ids", lambda _: Check("subordinate ids", Status.OK, ""))
     monkeypatch.setattr(doctor, "_pip", lambda: Check("pip", Status.OK, ""))
     monkeypatch.setattr(Programs, "version", lambda _: "10.0")
     monkeypatch.setattr(accel, "verdicts", lambda *_, **__: [Verdict(Accelerator.TCG, True, "ran")])
-    programs = Programs(("qemu",), ("qemu-img",), Firmware(tmp_path / "code", tmp_path / "vars"), "the tools tree")
+    programs = Programs(
+        qemu=("qemu",),
+        qemu_img=("qemu-img",),
+        firmware=Firmware(tmp_path / "code", tmp_path / "vars"),
+        origin="the tools tree",
+        passt=("passt",),
+        virtiofsd=("virtiofsd",),
+    )
 
     def diagnose() -> dict[str, Check]:
         return {check.name: check for check in run_checks(Cache(tmp_path), Silent(), lambda: programs)}
 
     return diagnose
+
+
+def test_where_machines_cannot_be_shut_in_that_is_told(well: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise StereoError("python exited with status 125:\nthe enclosure of QEMU: Operation not permitted")
+
+    monkeypatch.setattr(enclosure, "check", refuse)
+    found = well()["namespaces for machines"]
+    assert found.status is Status.MISSING
+    assert found.detail == "the enclosure of QEMU: Operation not permitted"
+    assert found.fix
+
+
+def test_what_serves_machines_is_found_where_qemu_is(well: Diagnose) -> None:
+    assert [well()[name].detail for name in ("passt", "virtiofsd")] == ["passt", "virtiofsd"]
 
 
 def test_on_a_machine_that_has_everything_all_is_well(well: Diagnose) -> None:

@@ -20,13 +20,17 @@ def find_programs(cache: Cache) -> Programs:
     return Programs.find()
 
 
-def need_programs(cache: Cache, report: Report) -> Programs:
-    """QEMU, qemu-img and firmware; what the host lacks comes with the locked tools, which are fetched and unpacked."""
+def need_programs(cache: Cache, report: Report, *, sandbox: bool = False) -> Programs:
+    """QEMU, qemu-img and firmware, and for a `sandbox` what serves networks and shares.
+
+    What the host lacks comes with the locked tools, which are fetched and unpacked.
+    """
     try:
         found = find_programs(cache)
-        if found.firmware is not None:
+        lacks = found.lacks(sandbox=sandbox)
+        if not lacks:
             return found
-        report.note(f"No UEFI firmware with the QEMU of {found.origin}: making the locked tools")
+        report.note(f"No {lacks[0]} with the QEMU of {found.origin}: making the locked tools")
     except StereoError as error:
         report.note(f"{error.what}: making the locked tools")
     return Programs.find(_make_tools(cache, report))

@@ -109,7 +109,7 @@ def _equipped(out: Output, job: Job) -> Job:
     from stereo.vm.accel import choose
 
     cache = Cache.from_environment()
-    programs = need_programs(cache, out.report)
+    programs = need_programs(cache, out.report, sandbox=True)
     accelerator = choose(programs, cache.probe, out.report)
     check_intact(Path(job.dist), job.manifest, cache.verified, out.report)
     return replace(job, tools=str(programs.tree) if programs.tree else None, accelerator=accelerator.value)

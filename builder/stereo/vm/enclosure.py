@@ -11,15 +11,18 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from stereo import process
 from stereo.errors import StereoError
 from stereo.vm import enclosure_main
 from stereo.vm.child import Child
 from stereo.vm.machine import DNS_PORT, PROXY_PORT, Gated, Network, Transport
+from stereo.vm.programs import host_folders
 
 _GATE_SECONDS = 30.0
 _FIRST_UID, _UIDS = (
@@ -64,6 +67,13 @@ def ports_of(network: Network | None) -> tuple[tuple[Transport, int], ...]:
         return ()
     own: list[tuple[Transport, int]] = [("tcp", PROXY_PORT), ("udp", DNS_PORT), ("tcp", DNS_PORT)]
     return (*own, *(("tcp", port) for port in sorted(set(network.ports) - {PROXY_PORT, DNS_PORT})))
+
+
+def check() -> None:
+    """Try one with a program that does nothing. Raises StereoError that tells what this system refuses."""
+    with tempfile.TemporaryDirectory(prefix="stereo-enclosure-") as folder:
+        job = Job(root=folder, visible=host_folders(), uid=uid_for(Path(folder)))
+        process.run([*job.prefix(), "/usr/bin/true"], timeout=30)
 
 
 def refusal(child: Child) -> StereoError | None:

@@ -57,6 +57,14 @@ class Programs:
         """From `tools_tree` if given, else from PATH. Raises StereoError if there is no QEMU."""
         return _from_tree(tools_tree) if tools_tree else _from_host()
 
+    def lacks(self, *, sandbox: bool) -> list[str]:
+        """What is missing to boot any dist, or for a `sandbox` to have networks and shares."""
+        needed = {
+            "UEFI firmware": self.firmware,
+            **({"passt": self.passt, "virtiofsd": self.virtiofsd} if sandbox else {}),
+        }
+        return [name for name, found in needed.items() if found is None]
+
     def need_firmware(self) -> Firmware:
         """The UEFI firmware, or a StereoError that says how to get it."""
         if self.firmware is None:
@@ -123,8 +131,13 @@ def _from_host() -> Programs:
         seccomp=sys.platform == "linux",
         passt=_helper("passt", Path("/")),
         virtiofsd=_helper("virtiofsd", Path("/")),
-        visible=tuple(dict.fromkeys(name for name in (*_HOST_FOLDERS, *_beside(qemu)) if Path(name).exists())),
+        visible=(*host_folders(), *_beside(qemu)),
     )
+
+
+def host_folders() -> tuple[str, ...]:
+    """What programs of the host need to see of it."""
+    return tuple(name for name in _HOST_FOLDERS if Path(name).exists())
 
 
 def _beside(program: str) -> list[str]:

@@ -178,7 +178,7 @@ class Wires:
             root=str(root),
             visible=self._programs.visible,
             files=self._files,
-            devices=("/dev/kvm",) if self._spec.accelerator is Accelerator.KVM else (),
+            devices=("/dev/null", *(["/dev/kvm"] if self._spec.accelerator is Accelerator.KVM else [])),
             uid=uid_for(self._overlay),
             gate=self._number("gate"),
             listen=self.gate_ports,

@@ -39,6 +39,26 @@ def test_programs_of_a_tools_tree_run_on_its_own_libraries(tmp_path: Path) -> No
     assert programs.need_firmware().code == tree / "usr/share/OVMF/OVMF_CODE_4M.fd"
 
 
+def test_what_serves_machines_comes_from_the_same_tree(tmp_path: Path) -> None:
+    needed = (LOADER, "usr/bin/qemu-system-x86_64", "usr/bin/qemu-img")
+    programs = Programs.find(make_tree(tmp_path, *needed, "usr/bin/passt", "usr/libexec/virtiofsd"))
+    prefix = (str(tmp_path / LOADER), "--library-path", str(tmp_path / "usr/lib/x86_64-linux-gnu"))
+    assert programs.need_passt() == (*prefix, str(tmp_path / "usr/bin/passt"))
+    assert programs.need_virtiofsd() == (*prefix, str(tmp_path / "usr/libexec/virtiofsd"))
+    assert programs.visible == (str(tmp_path / "usr"),)
+    assert programs.lacks(sandbox=True) == ["UEFI firmware"]
+
+
+def test_missing_helpers_are_told_when_they_are_needed(tmp_path: Path) -> None:
+    programs = Programs.find(make_tree(tmp_path, LOADER, "usr/bin/qemu-system-x86_64", "usr/bin/qemu-img"))
+    with pytest.raises(StereoError, match="no passt for the network of machines"):
+        programs.need_passt()
+    with pytest.raises(StereoError, match="no virtiofsd for the shares of machines"):
+        programs.need_virtiofsd()
+    assert programs.lacks(sandbox=True) == ["UEFI firmware", "passt", "virtiofsd"]
+    assert programs.lacks(sandbox=False) == ["UEFI firmware"]
+
+
 def test_a_tools_tree_without_qemu_is_told(tmp_path: Path) -> None:
     make_tree(tmp_path, LOADER)
     with pytest.raises(StereoError, match="qemu-system-x86_64: not in the tools tree"):

@@ -163,6 +163,7 @@ def privileges(pid: int) -> dict[str, Any]:
     found["cmdline"] = Path(f"/proc/{pid}/cmdline").read_text()
     with suppress(PermissionError):  # an ordinary user may not look
         found["root"] = {path.name for path in Path(f"/proc/{pid}/root").iterdir()}
+        found["devices"] = {path.name for path in Path(f"/proc/{pid}/root/dev").iterdir()}
     return found
 
 
@@ -245,6 +246,8 @@ def nat(
         if own := own_address():
             with listener(own) as (public, came):
                 await ask("the host's own address", python(CONNECT, own, public))
+                await shell(python(FORGE, own, public))
+                found["came to the own address"] = len(came)
         await shell("nft flush ruleset")
         await shell(f"{python(SERVE)} </dev/null >/dev/null 2>&1 &")
         found["forwarded"] = await answer_of(port)
@@ -275,7 +278,8 @@ def test_qemu_is_nobody_and_alone(nat: dict[str, Any]) -> None:
         ["2"],
     )
     assert qemu["interfaces"] == ["lo"]
-    assert qemu.get("root", set()).isdisjoint({"etc", "proc", "sys", "dev", "tmp", "run"})
+    assert qemu.get("root", set()).isdisjoint({"etc", "proc", "sys", "run", "var"})
+    assert qemu.get("devices", set()) <= {"null", "kvm"}
 
 
 def test_a_credential_reaches_the_guest_and_no_command_line(nat: dict[str, Any]) -> None:
@@ -332,6 +336,7 @@ def test_what_the_host_reaches_is_reached_behind_nat(nat: dict[str, Any]) -> Non
     if "the host's own address" not in nat:
         pytest.skip("this host has no address but its loopback")
     assert nat["the host's own address"] == "reached"
+    assert nat["came to the own address"] == 2, "forged frames arrive, where they may"
 
 
 def test_a_forwarded_port_is_open_on_loopback_alone(nat: dict[str, Any]) -> None:
@@ -395,6 +400,59 @@ def gated(visit: Callable[[MachineSpec, Visit, str], dict[str, Any]], spec: Mach
         return found
 
     return visit(replace(spec, network=Gated((8080,))), look, "a gated machine")
+
+
+def test_the_death_of_virtiofsd_is_told(
+    visit: Callable[[MachineSpec, Visit, str], dict[str, Any]], spec: MachineSpec, tmp_path: Path
+) -> None:
+    async def look(shell: RootShell) -> dict[str, Any]:
+        started = descendants(os.getpid())
+        for one in started:
+            if b"virtiofsd" in Path(f"/proc/{one.pid}/cmdline").read_bytes():
+                os.kill(one.pid, signal.SIGKILL)
+        with pytest.raises(StereoError, match="virtiofsd, which serves the share data, was killed by signal 9"):
+            await asyncio.wait_for(shell.booted.machine.wait(), 10)
+        return {"interfaces": await shell("ls /sys/class/net")}
+
+    found = visit(replace(spec, shares=(Share("data", tmp_path),)), look, "a machine without a network")
+    assert found["interfaces"].split() == ["lo"]
+
+
+_BRIDGE = """
+mount -t sysfs sysfs /sys
+ip link add br0 type bridge && ip link set br0 up && exec "$@"
+"""
+_ON_BRIDGE = """
+import asyncio, socket, sys
+from dataclasses import replace
+from pathlib import Path
+from stereo.vm.boot import BootFiles, Form, make_spec
+from stereo.vm.machine import Accelerator, Bridged
+from stereo.vm.programs import Programs
+from stereo.vm.qemu import QemuBackend
+dist, tree, folder = map(Path, sys.argv[1:4])
+async def run():
+    spec = make_spec(BootFiles.in_folder(dist), Form.KERNEL, Accelerator.TCG, network=Bridged("br0"))
+    async with QemuBackend(Programs.find(tree), folder / "scratch").start(spec):
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+            wire.bind(("br0", 0))
+            wire.settimeout(120)
+            print(wire.recv(2000)[6:12].hex(":"))
+asyncio.run(run())
+print([name for _, name in socket.if_nameindex()])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a bridge to try")
+def test_on_a_bridge_a_guest_is_heard_by_its_neighbours(dist: Path, tools_tree: Path, tmp_path: Path) -> None:
+    inside = [sys.executable, "-c", _ON_BRIDGE, str(dist), str(tools_tree), str(tmp_path)]
+    argv = ["unshare", "--net", "--mount", "sh", "-ec", _BRIDGE, "sh", *inside]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    address, left = done.stdout.splitlines()
+    assert address.startswith("52:54:00:")
+    assert left == "['lo', 'br0']"
 
 
 def test_a_gated_guest_reaches_the_gate(gated: dict[str, Any]) -> None:

@@ -236,7 +236,7 @@ async def _send_broken(machine: Booted, chance: random.Random, count: int) -> No
     for done in range(0, count, 100):
         writer.write(b"".join(_broken(chance) + b"\n" for _ in range(min(100, count - done))))
         await writer.drain()
-    await machine.control.ping(120)
+    await machine.control.ping(1800)  # it answers in turn
 
 
 async def _daemon_memory(control: Control) -> float:

@@ -65,7 +65,8 @@ class Daemon:
         if self._announced or self.state == protocol.BOOTING:
             return self.lifecycle()
         self._announced = True
-        return protocol.lifecycle(protocol.BOOTING) + self.lifecycle()
+        # A daemon before us may have died in the middle of a line.
+        return b"\n" + protocol.lifecycle(protocol.BOOTING) + self.lifecycle()
 
 
 def notify(state: bytes, address: bytes | None) -> None:

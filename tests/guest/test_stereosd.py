@@ -75,7 +75,7 @@ class Guest:
             assert ready, "stereosd says nothing"
             self._held += os.read(self.master, 65536)
         line, _, self._held = self._held.partition(b"\n")
-        return json.loads(line)
+        return json.loads(line) if line.strip() else self.hear(seconds)
 
     def close(self) -> None:
         self.process.kill()

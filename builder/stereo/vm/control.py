@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from stereo.vm.answers import GuestError as GuestError
 from stereo.vm.answers import Health as Health
@@ -23,6 +22,8 @@ from stereo.vm.answers import health_in, hello_in, lifecycle_in, not_the_protoco
 from stereo.vm.answers import printable as printable
 from stereo.vm.machine import Channel
 from stereo.vm.stream import Stream, outputs_of
+from stereo.vm.waiting import Listener, Question
+from stereo.vm.waiting import Sink as Sink
 from stereos_guest import frames, protocol
 from stereos_guest.protocol import LineReader, Message, ProtocolError
 
@@ -31,30 +32,7 @@ FEATURES = (frames.RAW,)
 
 _CHUNK = 1 << 16
 _FIRST_PATIENCE = 2.0  # seconds
-_MOST_NEWS = 1000  # pushes held for one listener; the oldest are dropped
-
-
-class Sink(Protocol):
-    """Where the messages of a stream go. Nothing of it may raise."""
-
-    def opened(self, number: int) -> None:
-        """The guest agreed to the stream, which has this number; its messages may follow at once."""
-
-    def feed(self, message: Message) -> None:
-        """A message came."""
-
-    def lost(self, error: GuestError) -> None:
-        """None will come any more."""
-
-
-class _Question:
-    """A request that waits for its answer."""
-
-    def __init__(self, kind: str, answer: str, sink: Sink | None = None) -> None:
-        self.kind = kind
-        self.answer = answer
-        self.sink = sink
-        self.answered: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+_UNCLEAR_SECONDS = 10.0
 
 
 class Control:
@@ -72,14 +50,16 @@ class Control:
         self._first = True  # nothing was received yet
         self._reader: asyncio.Task[None] | None = None
         self._failure: GuestError | None = None
+        self._unclear: ProtocolError | None = None  # a line that made no sense, and what follows tells why
+        self._greeting_again: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of requests without a number
-        self._asked: _Question | None = None
-        self._questions: dict[int, _Question] = {}
+        self._asked: Question | None = None
+        self._questions: dict[int, Question] = {}
         self._sinks: dict[int, Sink] = {}
         # Not from 1 on: what the guest still had to say to somebody before us must not be taken for ours.
         self._number = secrets.randbelow(1 << 40)
         self._news = asyncio.Event()  # of the lifecycle
-        self._listeners: set[_Listener] = set()
+        self._listeners: set[Listener] = set()
 
     @property
     def raw(self) -> bool:
@@ -112,7 +92,7 @@ class Control:
 
         Raises GuestError if it is refused or the guest is gone, NoAnswerError if none comes within `seconds`.
         """
-        question = _Question(kind, answer)
+        question = Question(kind, answer)
         if self.greeting is not None:
             return await self._ask(question, payload, self._next_number(), seconds)
         try:
@@ -178,7 +158,7 @@ class Control:
 
         Who is slow misses the oldest.
         """
-        listener = _Listener()
+        listener = Listener()
         self._listeners.add(listener)
         try:
             while self._failure is None or listener.news:
@@ -193,10 +173,11 @@ class Control:
     async def close(self) -> None:
         """End the conversation. What still waits gets a GuestError."""
         self._fail(GuestError("the conversation was closed"))
-        if self._reader:
-            self._reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reader
+        for task in (self._reader, self._greeting_again):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         self._channel.writer.close()
 
     # --- for streams, and for who passes them on ---
@@ -207,7 +188,7 @@ class Control:
             raise GuestError(f"{kind} needs a hello first")
         number = self._next_number()
         try:
-            await self._ask(_Question(kind, protocol.ACK, sink), payload, number, seconds)
+            await self._ask(Question(kind, protocol.ACK, sink), payload, number, seconds)
         except (NoAnswerError, asyncio.CancelledError):
             self.forget(number)
             self.send(protocol.CANCEL, {}, number)  # it may still come to be opened
@@ -245,7 +226,7 @@ class Control:
         return await self.request(kind, payload, answer=answer, seconds=seconds)
 
     async def _ask(
-        self, question: _Question, payload: Mapping[str, Any] | None, number: int, seconds: float
+        self, question: Question, payload: Mapping[str, Any] | None, number: int, seconds: float
     ) -> Mapping[str, Any]:
         if self._failure:
             raise self._failure
@@ -319,7 +300,13 @@ class Control:
         except ProtocolError as error:
             if first and str(error).startswith("malformed"):
                 return  # the end of a line whose beginning went to somebody before us
-            raise
+            if self.greeting is None or self._unclear:
+                raise
+            self._unclear = error  # its daemon may have died in the middle of it; then a new one says so next
+            asyncio.get_running_loop().call_later(_UNCLEAR_SECONDS, self._still_unclear, error)
+            return
+        if self._unclear and message.type != protocol.LIFECYCLE:
+            raise self._unclear
         if message.id:
             self._to_its_owner(message)
         elif message.type in (protocol.LIFECYCLE, protocol.EVENT):
@@ -328,6 +315,10 @@ class Control:
             raise ProtocolError(f"a guest does not send {message.type[:40]!r}")
         elif self._asked:
             self._answer_in_order(self._asked, message)
+
+    def _still_unclear(self, error: ProtocolError) -> None:
+        if self._unclear is error:
+            self._fail(not_the_protocol(error))
 
     def _to_its_owner(self, message: Message) -> None:
         """Whose number nobody knows was given up by us, or belongs to a conversation before."""
@@ -342,9 +333,9 @@ class Control:
         if refused is None and question.sink:
             self._sinks[message.id] = question.sink
             question.sink.opened(message.id)
-        _settle(question, refused, message)
+        question.settle(refused, message)
 
-    def _answer_in_order(self, question: _Question, message: Message) -> None:
+    def _answer_in_order(self, question: Question, message: Message) -> None:
         """Not everything is the answer: some may be to requests of a former conversation, or to half a line of it."""
         refused = None
         if message.type == protocol.ACK:
@@ -352,43 +343,44 @@ class Control:
                 return
             refused = refusal(message, question.kind)
         if refused or message.type == question.answer:
-            _settle(question, refused, message)
+            question.settle(refused, message)
 
     def _told(self, message: Message) -> None:
         if message.type == protocol.LIFECYCLE:
             self.lifecycle = lifecycle_in(message)
             self._news.set()
+            if self.greeting is not None and self.lifecycle.state == protocol.BOOTING:
+                self._renewed()
         else:
             message.body()
         for listener in self._listeners:
             listener.news.append(message)
             listener.heard.set()
 
+    def _renewed(self) -> None:
+        """The daemon was started anew: it knows nothing of what was open, and nothing of our hello."""
+        self._unclear = None
+        self._drop(GuestError("the guest's daemon was started anew"))
+        self.greeting = None
+        self._greeting_again = asyncio.create_task(self._greet_again())
+
+    async def _greet_again(self) -> None:
+        with suppress(GuestError):
+            await self.hello()
+
     def _fail(self, error: GuestError) -> None:
         if self._failure:
             return
         self._failure = error
-        for question in (*self._questions.values(), *([self._asked] if self._asked else [])):
-            if not question.answered.done():
-                question.answered.set_exception(error)
-        sinks, self._sinks = self._sinks, {}
-        for sink in sinks.values():
-            sink.lost(error)
+        self._drop(error)
         self._news.set()
         for listener in self._listeners:
             listener.heard.set()
 
-
-class _Listener:
-    def __init__(self) -> None:
-        self.news: deque[Message] = deque(maxlen=_MOST_NEWS)
-        self.heard = asyncio.Event()
-
-
-def _settle(question: _Question, refused: GuestError | None, message: Message) -> None:
-    if question.answered.done():
-        return
-    if refused:
-        question.answered.set_exception(refused)
-    else:
-        question.answered.set_result(message.body() if message.has_payload else {})
+    def _drop(self, error: GuestError) -> None:
+        """Whatever waits for an answer or holds a stream hears that it waits in vain."""
+        for question in (*self._questions.values(), *([self._asked] if self._asked else [])):
+            question.fail(error)
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.lost(error)

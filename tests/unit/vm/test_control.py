@@ -381,3 +381,40 @@ def test_no_guest_that_said_hello_raises_anything_but_a_guest_error(said: list[b
 
     with pytest.raises(GuestError):
         talk(greeting(*said, answers=b"\x01%d/o \n"), ask)
+
+
+@pytest.mark.parametrize("last_words", [b"", b'{"type":"da', b"\x015/o half", b'{"type":"lifecycle","payl'])
+def test_a_daemon_that_was_started_anew_is_greeted_again_and_what_was_open_is_lost(last_words: bytes) -> None:
+    async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if not line.strip():
+                continue
+            message = protocol.decode(line[:-1])
+            if message.type == protocol.HELLO:
+                writer.write(protocol.encode("hello", {"version": 1, "features": ["id"], "software": "x"}, message.id))
+            elif message.type == protocol.PING:
+                writer.write(protocol.pong(message.id))
+            elif message.type == protocol.EXEC:
+                writer.write(protocol.ack(message.type, id=message.id))
+                writer.write(last_words + b"\n" + protocol.lifecycle("booting") + protocol.lifecycle("ready"))
+
+    async def ask(control: Control) -> None:
+        await control.hello()
+        stream = await control.open_stream("exec", {"argv": ["x"]})
+        with pytest.raises(GuestError, match="was started anew"):
+            await stream.wait()
+        await control.ping()
+        await asyncio.sleep(0.05)
+        assert control.greeting
+        await control.open_stream("exec", {"argv": ["x"]})
+
+    talk(guest, ask)
+
+
+def test_a_line_that_makes_no_sense_ends_the_conversation_with_what_follows_it() -> None:
+    async def ask(control: Control) -> None:
+        await control.hello()
+        await control.ping()
+
+    with pytest.raises(GuestError, match="malformed JSON"):
+        talk(greeting(protocol.lifecycle("ready"), b'{"nonsense\n', answers=b'{"type":"pong","id":%d}\n'), ask)

@@ -126,7 +126,8 @@ class _Relay:
         body = message.body()
         if body.get("version") != protocol.VERSION or not isinstance(body.get("features", []), list):
             raise ProtocolError(f"this side speaks version {protocol.VERSION}")
-        assert self.control.greeting
+        if self.control.greeting is None:
+            raise ProtocolError("the guest's daemon is being started anew")
         features = (self.control.greeting.features - {frames.RAW}) | set(FEATURES)
         self.raw = frames.RAW in body.get("features", [])
         answer = {"version": protocol.VERSION, "features": sorted(features), "software": "stereo"}

@@ -82,8 +82,9 @@ def native(spec: AgentSpec, shares: Iterable[tuple[str, bool]]) -> tuple[list[st
 def unit(spec: AgentSpec, argv: Sequence[str], settings: Iterable[str]) -> str:
     """The unit file of an agent that runs `argv`, with these settings beside those that all agents have."""
     folder = f"{AGENTS}/{spec.name}"
-    workdir = spec.workdir if spec.type == NATIVE else "/"
-    command = [f"{_LIBRARY}/agent-run", f"{spec.grace_period:.3f}", workdir, ",".join(variables(spec)), "--"]
+    # What starts a sandbox runs as root, outside of it: it sees to folder and secrets itself.
+    place, names = (spec.workdir, variables(spec)) if spec.type == NATIVE else ("/", [])
+    command = [f"{_LIBRARY}/agent-run", f"{spec.grace_period:.3f}", place, ",".join(names), "--"]
     lines = [
         *("[Unit]", f"Description=Agent {spec.name}", "StartLimitIntervalSec=0", ""),
         *("[Service]", "Type=exec", "Slice=stereos-agents.slice", f"SyslogIdentifier={spec.name}"),

@@ -46,7 +46,7 @@ prompt = "none"
 name = "long"
 type = "native"
 harness = "custom"
-command = ["/bin/sleep", "1000000"]
+command = ["/bin/sh", "-c", "exec sleep 1000000"]
 prompt = "none"
 """
 

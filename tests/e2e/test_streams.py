@@ -18,7 +18,7 @@ from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm.accel import choose
 from stereo.vm.boot import BootFiles, Form, make_spec, running, shut_down
-from stereo.vm.control import Control
+from stereo.vm.control import Control, GuestError
 from stereo.vm.journal import Entry, Journal
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
@@ -145,6 +145,19 @@ async def flood_and_ping(control: Control) -> float:
     return slowest
 
 
+async def kill_the_daemon(control: Control) -> dict[str, Any]:
+    """What becomes of a program, and of the conversation, when stereosd is killed."""
+    async with await control.open_stream(protocol.EXEC, {"argv": ["/bin/sh", "-c", "exec sleep 4712"]}) as stream:
+        killing = asyncio.create_task(shell(control, "systemctl kill --signal=KILL stereosd.service", user="root"))
+        with pytest.raises(GuestError) as caught:
+            await stream.wait()
+        await asyncio.gather(killing, return_exceptions=True)
+    until = time.monotonic() + 60
+    while control.greeting is None and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return {"told": str(caught.value), "after": await shell(control, "pgrep -f 'sleep 471[2]'; echo back", user="root")}
+
+
 async def ask(control: Control) -> dict[str, Any]:
     found: dict[str, Any] = {f"as {user}": await shell(control, TELL, user=user) for user in USERS}
     tty = {"tty": {"rows": 33, "cols": 99, "term": "xterm"}}
@@ -168,7 +181,8 @@ async def ask(control: Control) -> dict[str, Any]:
     began = time.monotonic()
     for _ in range(10):
         await run(control, "true")
-    return {**found, "exec": (time.monotonic() - began) / 10}
+    found["exec"] = (time.monotonic() - began) / 10
+    return {**found, "killed": await kill_the_daemon(control)}
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +286,10 @@ def test_a_flood_starves_nobody(answers: dict[str, Any]) -> None:
 
 def test_no_cgroup_is_left_but_those_in_use(answers: dict[str, Any]) -> None:
     assert len(answers["cgroups"][0]["stdout"].split()) <= 3, answers["cgroups"]
+
+
+def test_a_killed_daemon_takes_its_programs_along_and_the_conversation_goes_on(
+    answers: dict[str, Any],
+) -> None:
+    assert "started anew" in answers["killed"]["told"]
+    assert answers["killed"]["after"][0]["stdout"] == b"back\n"

@@ -117,6 +117,7 @@ class Guest:
         if fixed := [change.what for change in changes if not change.live]:
             raise StereoError(f"a running sandbox cannot change {', '.join(fixed)}", hint="stereo down, then stereo up")
         keys = {change.what for change in changes}
+        known = await provision.list_agents(self.control) if changes else []
         before, self.job = self.job, replace(self.job, secrets={**self.job.secrets, **job.secrets})  # for redaction
         if self._filter and "network.egress_allow" in keys:
             await self._filter.apply(job.egress or ())
@@ -129,7 +130,7 @@ class Guest:
             await provision.take_secret(self.control, name)
         self.job = replace(job, tools=before.tools, accelerator=before.accelerator, keep=before.keep)
         agents = await provision.settle(self.control, job.agents) if changes else []
-        return changes, provision.failures(agents)
+        return changes, provision.failures(agent for agent in agents if agent not in known)
 
     async def broken(self) -> str:
         """Return a sentence when the sandbox lost something that it cannot be without."""

@@ -43,7 +43,8 @@ async def furnish(control: Control, job: Job) -> list[str]:
 
     Returns what went wrong without stopping anything. Raises StereoError.
     """
-    online = asyncio.create_task(_online(control)) if job.mode != "none" else None
+    # Without agents nobody is in a hurry to get out, and the first command may as well be given now.
+    online = asyncio.create_task(_online(control)) if job.mode != "none" and job.agents else None
     steps = [
         _step(control, "network", protocol.SET_NETWORK, network(job)),
         *(

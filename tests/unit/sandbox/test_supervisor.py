@@ -131,14 +131,15 @@ def test_ready_waits_for_the_agents(job: Job, folder: Folder) -> None:
 
 
 def test_agents_are_not_started_before_the_guest_is_online_or_known_not_to_be(job: Job, folder: Folder) -> None:
-    behave(job, "offline")
-    events = up(job)
+    behave(job, "offline", "agents")
+    events = up(replace(job, config="[[agents]]", agents=("worker",)))
     assert [kind for kind, _ in heard(job) if kind in ("exec", "set_config")] == ["exec", "set_config"]
     assert [event["text"] for event in events if event["event"] == "note"] == ["the guest has no network address yet"]
 
 
 def test_a_guest_without_a_network_is_not_waited_for(job: Job, folder: Folder) -> None:
-    up(replace(job, mode="none"))
+    behave(job, "agents")
+    up(replace(job, mode="none", config="[[agents]]", agents=("worker",)))
     assert "exec" not in [kind for kind, _ in heard(job)]
 
 

@@ -74,12 +74,17 @@ def list_(out: Output) -> None:
 
 def _outside(folder: Folder) -> dict[str, Any]:
     """What its folder tells. Raises StereoError."""
+    from stereo.sandbox.state import CRASHED
+
     folder.check()
     state, record = folder.condition()
+    reason = "its supervisor was killed; `stereo up` starts it again" if state == CRASHED else ""
+    if record and record.state == state:
+        reason = record.reason
     return {
         "name": folder.name,
         "state": state,
-        "reason": record.reason if record and record.state == state else "",
+        "reason": reason,
         "since": record.changed if record else None,
         "mixtape": record.mixtape if record else None,
         "jcard": record.jcard if record else None,

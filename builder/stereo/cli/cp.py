@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -31,6 +30,8 @@ of what is copied, devices and set-id bits do not come out.""",
 @speaking()
 def cp(out: Output, sandbox: str | None, user: str, source: str, target: str) -> None:
     """Copy SOURCE to TARGET, one of which is inside the sandbox (:PATH)."""
+    import asyncio
+
     from stereo.sandbox.client import connected
     from stereo.sandbox.names import pick
     from stereo.sandbox.transfer import GuestPath, copy_in, copy_out

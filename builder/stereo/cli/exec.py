@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,6 +77,8 @@ Ctrl-b d leaves it; the agent works on.""",
 @speaking()
 def attach(out: Output, sandbox: str | None, agent: str | None) -> int:
     """Join the terminal of AGENT, an agent without a prompt, until you leave it or it ends."""
+    import asyncio
+
     _need_terminal()
     from stereo.cli.interactive import terminal_size
     from stereo.sandbox.client import connected
@@ -100,6 +101,8 @@ def attach(out: Output, sandbox: str | None, agent: str | None) -> int:
 
 def run(sandbox: str | None, request: dict[str, Any], *, tty: bool) -> int:
     """Run one `exec` request, tied to this process's stdin, stdout and stderr; returns its status."""
+    import asyncio
+
     if tty:
         _need_terminal()
     from stereo.cli.interactive import attend, exit_status, terminal_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +34,8 @@ def logs(
     out: Output, sandbox: str | None, follow: bool, lines: int | None, egress: bool, console: bool, agent: str | None
 ) -> None:
     """Show the log of AGENT, or of all agents, with times in UTC."""
+    import asyncio
+
     if sum((egress, console, agent is not None)) > 1:
         raise UsageError("--egress, --console and AGENT exclude each other")
     from stereo.sandbox.names import pick

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +77,8 @@ def rm(out: Output, sandbox: str | None, name: str) -> None:
 
 
 def _ask(sandbox: str | None, kind: str, payload: Mapping[str, Any], answer: str = "ack") -> Mapping[str, Any]:
+    import asyncio
+
     from stereo.sandbox.client import connected
     from stereo.sandbox.names import pick
 

@@ -15,6 +15,9 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from stereo.cli.output import safe
 from stereo.errors import StereoError
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ def exit_status(ended: Exit) -> int:
         return _SIGNALLED + _NUMBERS.get(ended.signal, 0)
     if ended.code is None:
         raise StereoError(f"the command was not run to its end: {ended.error or 'no reason given'}")
+    if ended.error:  # it could not be started; the code is what a shell would tell
+        click.echo(f"stereo: {safe(ended.error)}", err=True)
     return ended.code
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from stereo.errors import StereoError
+from stereo.sandbox.unpack import unpack
 from stereo.vm.control import Control
 from stereo.vm.stream import Stream
 from stereos_guest import protocol
@@ -153,20 +153,10 @@ def _pack(sending: int, source: Path, name: str) -> None:
 def _unpack(receiving: int, room: Path) -> None:
     with os.fdopen(receiving, "rb") as pipe:
         try:
-            _unpack_stream(pipe, room)
+            unpack(pipe, room)
         finally:
             with suppress(OSError):
                 shutil.copyfileobj(pipe, _Nowhere())  # what follows the archive's end, so that the sender is not stuck
-
-
-def _unpack_stream(pipe: BinaryIO, room: Path) -> None:
-    try:
-        with tarfile.open(fileobj=pipe, mode="r|", bufsize=_CHUNK) as tar:
-            tar.extractall(room, filter="data")
-    except tarfile.FilterError as error:
-        raise StereoError(f"the guest sent something unsafe: {error}") from error
-    except tarfile.TarError as error:
-        raise StereoError(f"the guest did not send a whole archive: {error}") from error
 
 
 class _Nowhere:

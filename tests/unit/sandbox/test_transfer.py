@@ -133,6 +133,21 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
     return info
 
 
+def through_a_path_too_long() -> bytes:
+    """CVE-2025-4517: beyond PATH_MAX, realpath(3) stops following links, and tarfile's filter judges another place."""
+    members, path, steps = [member("site", tarfile.DIRTYPE)], "site", "abcdefghijklmnop"
+    for step in steps:
+        members += [
+            member(f"{path}/{'d' * 247}", tarfile.DIRTYPE),
+            member(f"{path}/{step}", tarfile.SYMTYPE, "d" * 247),
+        ]
+        path += f"/{'d' * 247}"
+    long = f"{'/'.join(steps)}/{'l' * 254}"
+    climb = member(f"site/{long}", tarfile.SYMTYPE, "../" * len(steps))
+    leave = member("site/leave", tarfile.SYMTYPE, f"{long}/../../../..")
+    return hostile(*members, climb, leave, member("site/leave/climbed"))
+
+
 @pytest.mark.parametrize(
     "archive",
     [
@@ -141,12 +156,41 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
         hostile(member("site", tarfile.SYMTYPE, "/etc"), member("site/passwd")),
         hostile(member("site/null", tarfile.CHRTYPE)),
         hostile(member("site", tarfile.LNKTYPE, "../../../etc/passwd")),
+        through_a_path_too_long(),
+        hostile(
+            *(member(f"site{path}", tarfile.DIRTYPE) for path in ("", "/a", "/a/b")),
+            member("site/a/b/up", tarfile.SYMTYPE, "../.."),
+            member("site/up", tarfile.LNKTYPE, "site/a/b/up"),
+        ),
+        hostile(
+            member("site", tarfile.DIRTYPE),
+            member("site/here", tarfile.SYMTYPE, "."),
+            member("site/file", tarfile.SYMTYPE, "here/../../climbed"),
+        ),
+        hostile(member("site", tarfile.DIRTYPE), member("site/x", tarfile.SYMTYPE, "y"), member("site/x", size=3)),
+        hostile(member("site", tarfile.SYMTYPE, "passwd")),
+        hostile(member("site", tarfile.FIFOTYPE)),
+        hostile(member("site", tarfile.XHDTYPE, size=3 << 20), member("site")),
+        hostile(*(member("site", tarfile.XHDTYPE) for _ in range(3000))),
         hostile(member("another")),
         b"",
         b"garbage" * 1000,
         hostile(member("site", size=5000))[:3000],
     ],
-    ids=["climbs", "absolute", "through a link", "device", "hard link", "another name", "empty", "garbage", "cut"],
+    ids=[
+        *(
+            "climbs",
+            "absolute",
+            "through a link",
+            "device",
+            "hard link",
+            "path too long",
+            "moved link",
+            "up after a name",
+        ),
+        *("over a link", "link alone", "fifo", "vast header", "headers of headers", "another name", "empty", "garbage"),
+        "cut",
+    ],
 )
 def test_a_hostile_archive_is_refused_and_leaves_nothing(
     inside: Path, outside: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch

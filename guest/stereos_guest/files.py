@@ -7,30 +7,26 @@ import posix
 MOST_BYTES = 1 << 20
 
 
-def replace(
-    path: str, content: bytes, mode: int, owner: tuple[int, int] | None = None, folder: int | None = None
-) -> None:
-    """Let `path` (relative to the descriptor `folder`, if there is one) hold `content`, by one rename. Raises OSError.
+def replace(path: str, content: bytes, mode: int) -> None:
+    """Let `path` hold `content`, by one rename. Raises OSError.
 
     The file is new at every time: what others hold open keeps the old content, and no link is followed.
     """
     new = path + ".new"
     try:
-        posix.unlink(new, dir_fd=folder)
+        posix.unlink(new)
     except FileNotFoundError:
         pass
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
-    descriptor = posix.open(new, flags, 0o600, dir_fd=folder)
+    descriptor = posix.open(new, flags, 0o600)
     try:
         rest = memoryview(content)
         while rest:
             rest = rest[posix.write(descriptor, rest) :]
-        if owner:
-            posix.fchown(descriptor, *owner)
         posix.fchmod(descriptor, mode)
-        posix.rename(new, path, src_dir_fd=folder, dst_dir_fd=folder)
+        posix.rename(new, path)
     except OSError:
-        posix.unlink(new, dir_fd=folder)
+        posix.unlink(new)
         raise
     finally:
         posix.close(descriptor)

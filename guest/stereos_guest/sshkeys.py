@@ -21,15 +21,16 @@ TYPES = (
     *("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
     *("sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com"),
 )
+FOLDER = "/etc/stereos/ssh-keys"
+"""A file for each user, root's alone to write and gone with the boot; `overlays/ssh` has sshd look there."""
 HOST_KEY = "/var/lib/stereos/ssh/ssh_host_ed25519_key.pub"
 _START = ("/usr/bin/systemctl", "start")
 _SERVER, _HOST_KEY_MAKER = "ssh.service", "stereos-ssh-host-key.service"
 _LONGEST_KEY = 16 << 10  # bytes; of an RSA key of 16384 bits, less than 3 KiB
-_FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
 class SshKeys:
-    """Replaces the one authorized key of a user; `account` finds the user, whose home is below `root`."""
+    """Replaces the one injected key of a user; `account` finds the user."""
 
     def __init__(self, root: str, run: Run, account: Callable[[str], Account]) -> None:
         self._root = root
@@ -45,10 +46,10 @@ class SshKeys:
             raise ProtocolError(f"user is none of {' and '.join(USERS)}")
         key = checked(fields.text(body, "public_key"))
         try:
-            account = self._account(user)
+            self._account(user)
         except KeyError:
             raise ProtocolError(f"this machine has no user {user}") from None
-        store(self._root + account.home, account, key)
+        store(self._root, user, key)
         self._run([*_START, _SERVER], lambda error: done(error and f"sshd did not start: {error}"), "/")
 
     def host_key(self, done: Callable[[str, str], None]) -> None:
@@ -84,23 +85,15 @@ def checked(key: str) -> str:
     return key
 
 
-def store(home: str, account: Account, key: str) -> None:
-    """Write the authorized_keys of a user. The folder is the user's own: no link is followed. Raises OSError."""
-    owner = (account.uid, account.gid)
-    at_home = posix.open(home, _FOLDER)
+def store(root: str, user: str, key: str) -> None:
+    """Let `key` be the one injected key of a user. Raises OSError.
+
+    Not in the user's home, as the original has it: who runs as `agent` could add a key of its own there, and by ssh to
+    this very machine leave whatever confines it.
+    """
     try:
-        try:
-            posix.mkdir(".ssh", 0o700, dir_fd=at_home)
-        except FileExistsError:
-            pass
-        folder = posix.open(".ssh", _FOLDER, dir_fd=at_home)
-    finally:
-        posix.close(at_home)
-    try:
-        if posix.fstat(folder).st_uid not in (0, account.uid):
-            raise ProtocolError(f"the .ssh of {account.name} belongs to somebody else")
-        posix.fchown(folder, *owner)
-        posix.fchmod(folder, 0o700)
-        files.replace("authorized_keys", key.encode() + b"\n", 0o600, owner, folder)
-    finally:
-        posix.close(folder)
+        posix.mkdir(root + FOLDER)
+    except FileExistsError:
+        pass
+    posix.chmod(root + FOLDER, 0o755)  # sshd reads as the user
+    files.replace(f"{root}{FOLDER}/{user}", key.encode() + b"\n", 0o644)

@@ -41,6 +41,9 @@ TRIES = {  # what runs as the agent must not open any way in
     "the secrets": "cat /run/stereos/secrets/TEST_SECRET",
     "the configuration": "cat /etc/stereos/jcard.toml",
     "the credentials of the system": "ls /run/credentials/@system",
+    "sshd by a key of its own": "mkdir -p ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/own; "
+    "cat ~/own.pub >>~/.ssh/authorized_keys; "
+    "timeout 60 ssh -i ~/own -o BatchMode=yes -o StrictHostKeyChecking=no agent@127.0.0.1 echo opened",
     "TCP on loopback": "timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/1024 && echo opened'",
 }
 VSOCK = """\

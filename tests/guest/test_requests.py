@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.guest import KEY, Machine, heard
-from stereos_guest import doors, protocol
+from stereos_guest import doors, protocol, sshkeys
 from stereos_guest.network import set_network
 
 
@@ -140,14 +140,14 @@ def test_a_secret_is_in_no_answer(machine: Machine) -> None:
 
 
 def authorized(machine: Machine, user: str = "admin") -> Path:
-    return machine.root / f"home/{user}/.ssh/authorized_keys"
+    return machine.root / f"etc/stereos/ssh-keys/{user}"
 
 
 def test_a_key_replaces_those_before_and_starts_the_server(machine: Machine) -> None:
     for comment in ("first", "second"):
         assert machine.error("inject_ssh_key", {"user": "admin", "public_key": f"{KEY} {comment}\n"}) == ""
     assert authorized(machine).read_text() == f"{KEY} second\n"
-    assert (mode(authorized(machine)), mode(authorized(machine).parent)) == (0o600, 0o700)
+    assert (mode(authorized(machine)), mode(authorized(machine).parent)) == (0o644, 0o755)
     assert machine.ran == [["/usr/bin/systemctl", "start", "ssh.service"]] * 2
 
 
@@ -179,22 +179,19 @@ def test_what_is_not_one_key_on_one_line_is_refused(machine: Machine, key: str) 
     assert not authorized(machine).exists()
 
 
-def test_a_link_in_place_of_the_folder_of_keys_leads_nowhere(machine: Machine, tmp_path: Path) -> None:
-    (machine.root / "outside").mkdir()
-    authorized(machine, "agent").parent.symlink_to(machine.root / "outside")
-    assert machine.error("inject_ssh_key", {"user": "agent", "public_key": KEY}) != ""
-    assert names(machine.root / "outside") == []
-
-
-def test_a_link_in_place_of_the_keys_is_replaced_not_followed(machine: Machine) -> None:
-    victim = machine.root / "victim"
-    victim.write_text("mine")
-    authorized(machine, "agent").parent.mkdir()
-    for name in ("authorized_keys", "authorized_keys.new"):
-        (authorized(machine, "agent").parent / name).symlink_to(victim)
+def test_nothing_in_the_home_of_a_user_opens_the_door(machine: Machine) -> None:
     assert machine.error("inject_ssh_key", {"user": "agent", "public_key": KEY}) == ""
-    assert victim.read_text() == "mine"
-    assert not authorized(machine, "agent").is_symlink()
+    assert names(machine.root / "home/agent") == []
+    for path in sshd_looks_at():
+        assert path.startswith("/etc/")
+    assert f"{sshkeys.FOLDER}/%u" in sshd_looks_at()
+
+
+def sshd_looks_at() -> list[str]:
+    configuration = Path(__file__).parents[2] / "overlays/ssh/etc/ssh/sshd_config.d/stereos.conf"
+    rows = [line.split() for line in configuration.read_text().splitlines()]
+    (paths,) = [row[1:] for row in rows if row[:1] == ["AuthorizedKeysFile"]]
+    return paths
 
 
 def test_a_server_that_does_not_start_is_told(machine: Machine) -> None:

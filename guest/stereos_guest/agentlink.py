@@ -54,10 +54,11 @@ class AgentLink:
         descriptor = link.detach()
         self._wire = Wire(descriptor)
         self._loop.add(descriptor, self)
+        self.reload()  # what changed while nobody listened, agentd would find out only when it looks by itself
 
     def reload(self) -> None:
         """Tell agentd that the configuration, the secrets or the mounts changed."""
-        if self.connected:
+        if self._wire:
             self._send(protocol.encode("reload", {}))
 
     def act(self, payload: dict[str, Any], done: Callable[[str], None]) -> None:

@@ -81,6 +81,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 @pytest.fixture
 def agentd(machine: Machine) -> Iterator[Agentd]:
     agentd = Agentd(machine)
+    assert agentd.heard()["type"] == "reload"  # what changed before it was there to be told
     yield agentd
     agentd.leave()
 

@@ -117,8 +117,9 @@ def configuration(spec: AgentSpec, places: dict[str, bool]) -> dict[str, Any]:
         "process": {
             "terminal": False,
             "user": {"uid": _UID, "gid": _GID, "umask": 0o022},
-            "args": [_ENTER, *spec.argv],
-            "cwd": spec.workdir,
+            # The working directory is entered by the agent: runsc would make a missing one, as root.
+            "args": [_ENTER, spec.workdir, *spec.argv],
+            "cwd": "/",
             "env": [],
             "capabilities": {kind: [] for kind in kinds},
             "noNewPrivileges": True,

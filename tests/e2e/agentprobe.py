@@ -21,6 +21,8 @@ from typing import Any
 CARD = Path("/etc/stereos/jcard.toml")
 SECRETS = Path("/run/stereos/secrets")
 KEY, OTHER = "sk-first-5f2a91", "sk-second-77ab03"
+# Of systemd's messages (sd-messages.h): a unit has failed, and it will be started again.
+FAILED, RESTART_SCHEDULED = "d9b373ed55a64feb8242e02dbe79a49c", "5eb03494b6584870a536b337290809b3"
 FOUND: dict[str, Any] = {}
 
 # Where a hostile agent would look for what belongs to another.
@@ -164,6 +166,12 @@ def ends() -> None:
     FOUND["one"] = [http("/v1/agents/SEVEN"), http("/v1/agents/nobody")]
 
 
+def systemd_said(message: str, name: str) -> list[int]:
+    """When systemd said this of an agent's unit, in microseconds."""
+    argv = ["journalctl", "--output=json", "--no-pager", f"MESSAGE_ID={message}", f"UNIT=stereos-agent-{name}.service"]
+    return [int(json.loads(row)["__REALTIME_TIMESTAMP"]) for row in run(argv)["out"].splitlines()]
+
+
 def restarts() -> None:
     apply(
         shell("thrice", "echo run; exit 3", 'restart = "on-failure"\nmax_restarts = 2')
@@ -175,8 +183,8 @@ def restarts() -> None:
     FOUND["restarts"] = settled("thrice", "twice", "once")
     FOUND["runs"] = {name: said(name).count("run\n") for name in ("thrice", "twice", "once")}
     FOUND["ever"] = until(lambda now: now["ever"]["restarts"] >= 3)["ever"]
-    stamps = run(["journalctl", "--output=json", "--no-pager", "--identifier=ever"])["out"].splitlines()
-    FOUND["starts"] = [int(json.loads(row)["__REALTIME_TIMESTAMP"]) for row in stamps]
+    moments = {message: systemd_said(message, "ever") for message in (FAILED, RESTART_SCHEDULED)}
+    FOUND["waits"] = [b - a for a, b in zip(moments[FAILED], moments[RESTART_SCHEDULED], strict=False)]
 
 
 def limits() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 CARD = Path("/etc/stereos/jcard.toml")
 KEY = "sk-sandboxed-" + "91c07e"  # in two parts, so that this file is not where it is found
 RUNSC = "/usr/bin/runsc --root"
+NOWHERE = "/home/agent/no/such/folder"
 FOUND: dict[str, Any] = {}
 
 # What a sandboxed agent finds out about its place. Only what is on its PATH, and no more processes than needed: each
@@ -153,11 +154,13 @@ def look() -> None:
 
 def ends() -> None:
     killed = table("killed", "kill -SEGV $$")
-    apply(killed, table("missing", "exec no-such-program"), table("patient", PATIENT, 'secrets = ["TOKEN"]'))
+    missing = table("missing", "exec no-such-program"), table("nowhere", "echo here", f'workdir = "{NOWHERE}"')
+    apply(killed, *missing, table("patient", PATIENT, 'secrets = ["TOKEN"]'))
     until_said("patient", "up")
     FOUND["leaks"] = leaks()
     FOUND["security"] = run(["systemd-analyze", "security", "--no-pager", "stereos-agent-patient.service"])["out"]
     FOUND["killed"], FOUND["missing"] = until("killed", "failed"), until("missing", "failed")
+    FOUND["nowhere"] = [until("nowhere", "failed", "exited"), said("nowhere"), Path(NOWHERE).exists()]
     control("agent", name="patient", action="restart")
     FOUND["restarted"] = until_said("patient", "got TERM") and until_said("patient", "up", 2)
     control("agent", name="patient", action="stop")

@@ -79,6 +79,12 @@ def test_the_secret_is_in_no_file_but_where_secrets_are(found: dict[str, Any]) -
     assert own[0] in found["leaks"]
 
 
+def test_a_working_directory_that_is_not_there_is_told_and_not_made_by_root(found: dict[str, Any]) -> None:
+    entry, said, made = found["nowhere"]
+    assert (entry["state"], entry["exit_code"], made) == ("failed", 127, False)
+    assert said == f"cannot start: working directory {sandboxprobe.NOWHERE}: cannot be entered\n"
+
+
 def test_it_works_on_the_shares_that_it_may_write_to(found: dict[str, Any]) -> None:
     assert found["result"] == {
         "/workspace/result": ["done\n", 1000],

@@ -49,8 +49,8 @@ def test_the_programs_around_runsc_are_there_and_executable() -> None:
 
 def test_the_agent_is_what_runs_inside_as_the_agent_without_a_privilege() -> None:
     process = config(worker('workdir = "/workspace"'))["process"]
-    assert process["args"] == ["/usr/lib/stereos/sandbox-enter", "opencode", "run", "--", "mend it"]
-    assert (process["cwd"], process["terminal"]) == ("/workspace", False)
+    assert process["args"] == ["/usr/lib/stereos/sandbox-enter", "/workspace", "opencode", "run", "--", "mend it"]
+    assert (process["cwd"], process["terminal"]) == ("/", False)  # runsc would make a missing one, as root
     assert (process["user"]["uid"], process["user"]["gid"]) == (1000, 1000)
     assert process["noNewPrivileges"] is True
     assert len(process["capabilities"]) == 5
@@ -64,6 +64,57 @@ def test_variables_are_in_their_own_file_and_secrets_in_none() -> None:
     assert set(files) == {f"{FOLDER}/environment", f"{FOLDER}/config.json"}
     assert config(spec)["process"]["env"] == []
     assert not any("TOKEN" in text for text in [*files.values(), *properties])
+
+
+def statements(folder: Path, after: str) -> str:
+    """What `after` says in a shell that has written a sandbox's variables to the file `said`, as root's does."""
+    text = (WRAPPERS / "usr/lib/stereos/sandbox-run").read_text()
+    function = "statements() {" + text.partition("statements() {")[2].partition("\n}\n")[0] + "\n}\n"
+    prepare = f"unset PWD OLDPWD SHLVL _\nbundle={folder} credentials=({folder}/secrets/*)\n"
+    script = f"{prepare}{function}statements >{folder}/said\n{after}"
+    argv = ["/usr/bin/env", "-i", "PROXY=http://10.0.2.2:3128", "/bin/bash", "-euc", script]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    """What a jcard sets; a secret of each kind is beside it."""
+    found = {"ODD": "b$l\"ue `id` 'x'\n\\ two = 2 \u00fc", "EMPTY": "", "BASH_ENV": "/home/agent/evil", "IFS": "x"}
+    found |= {"LD_PRELOAD": "/evil.so", "LOCPATH": "/home/agent", "LC_ALL": "evil", "GCONV_PATH": "/e", "PATH": "/evil"}
+    (tmp_path / "environment").write_text("".join(f"{name}={value}\0" for name, value in found.items()))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/TOKEN").write_text("sk-1\n")
+    (tmp_path / "secrets/not.a.variable").write_text("x")
+    return found
+
+
+def test_variables_of_a_jcard_do_nothing_to_roots_shell(tmp_path: Path, variables: dict[str, str]) -> None:
+    names = " ".join({*variables, "TOKEN"} - {"IFS", "PATH"})
+    said = statements(tmp_path, f'for each in {names}; do echo "$each ${{!each-unset}}"; done; echo "PATH $PATH"')
+    *rows, path = said.splitlines()
+    assert sorted(rows) == sorted(f"{name} unset" for name in names.split())
+    assert "evil" not in path
+
+
+def test_variables_arrive_inside_letter_by_letter(tmp_path: Path, variables: dict[str, str]) -> None:
+    enter = WRAPPERS / "usr/lib/stereos/sandbox-enter"
+    del variables["LD_PRELOAD"]  # the loader would complain of it
+    (tmp_path / "environment").write_text("".join(f"{name}={value}\0" for name, value in variables.items()))
+    statements(tmp_path, "")
+    script = f"exec 3<{tmp_path}/said; exec /usr/bin/env -i /bin/bash {enter} {tmp_path} /usr/bin/env -0"
+    done = subprocess.run(["/bin/bash", "-c", script], check=True, capture_output=True, text=True)
+    found = dict(row.split("=", 1) for row in done.stdout.rstrip("\0").split("\0"))
+    del found["SHLVL"]
+    assert found == {**variables, "TOKEN": "sk-1", "PROXY": "http://10.0.2.2:3128", "PWD": str(tmp_path)}
+
+
+def test_a_working_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+    argv = ["/bin/bash", str(WRAPPERS / "usr/lib/stereos/sandbox-enter"), f"{tmp_path}/absent", "true"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        127,
+        f"cannot start: working directory {tmp_path}/absent: cannot be entered\n",
+    )
 
 
 def test_what_is_mounted_is_complete_and_nothing_else() -> None:

@@ -1,0 +1,77 @@
+"""README and docs against what is there: verbs, dependencies, the first jcard.toml, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stereo.cli.app import VERBS
+from stereo.model.jcard import guest_config, parse_jcard
+from stereos_guest import agentspec
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def first_cells(title: str) -> str:
+    return " ".join(line.split("|")[1] for line in section(title).splitlines() if line.startswith("| "))
+
+
+def test_every_verb_is_in_the_readme_and_no_other() -> None:
+    named = {word.split()[0] for word in re.findall(r"`([^`]+)`", first_cells("Verbs"))}
+    assert named == set(VERBS)
+
+
+def test_every_dependency_is_in_the_readme_and_no_other() -> None:
+    named = {word.strip() for word in first_cells("Why each dependency").replace("package", "", 1).split() if word}
+    wanted = set()
+    for name in ("runtime.in", "test.in"):
+        lines = (ROOT / "requirements" / name).read_text().split("\n")
+        wanted |= {re.split(r"[<>=~\[ ]", line)[0] for line in lines if line and line[0] not in "#-"}
+    assert {word.strip(",") for word in named} - {"-", "---"} == wanted
+
+
+def test_the_jcard_of_the_quick_start_is_one(tmp_path: Path) -> None:
+    block = section("A sandbox").split("`jcard.toml`:\n\n", 1)[1].split("\n\n`stereo init`", 1)[0]
+    text = "\n".join(line[4:] for line in block.splitlines())
+    assert len([line for line in text.splitlines() if line]) <= 10
+    folder = tmp_path / "project"
+    folder.mkdir()
+    jcard = parse_jcard(text, folder / "jcard.toml", {"OPENAI_API_KEY": "k"})
+    assert jcard.notes == ()
+    (agent,) = agentspec.parse(guest_config(jcard)).agents
+    assert (agent.name, agent.type, agent.secrets) == ("mender", agentspec.SANDBOXED, ["OPENAI_API_KEY"])
+
+
+def test_the_verbs_of_the_quick_start_have_the_options_that_are_used() -> None:
+    from click import Context
+
+    from stereo.cli.app import Verbs
+
+    group = Verbs()
+    lines = [line.split("#")[0].split() for line in section("A sandbox").splitlines() if line.startswith("    stereo ")]
+    assert len(lines) >= 11
+    for _, verb, *words in lines:
+        command = group.get_command(Context(group), verb)
+        assert command is not None
+        known = {option for each in command.params for option in each.opts}
+        assert {word for word in words if word.startswith("-")} <= known, verb
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:builder|guest|tests|overlays|mkosi|requirements)/[\w./-]+)", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -81,10 +81,13 @@ class Fleet:
                 self._waiting[name] = f"secret {missing} is not there yet"
                 stop.append(name)
                 continue
+            away = next((path for path, _ in self._config.shares if path not in mounted), None)
+            if away is not None and not self._read_about(name):  # before its prompt, which may be in there
+                self._waiting[name] = f"share {away} is not mounted yet"
+                continue
             plan = self._plan(spec)
             if plan is None or self._read_about(name).get("digest") == plan.digest:
                 continue
-            away = next((path for path, _ in self._config.shares if path not in mounted), None)
             if away is not None:
                 self._waiting[name] = f"share {away} is not mounted yet"
                 continue

@@ -59,7 +59,7 @@ def content(message: Message) -> tuple[str, bytes]:
     """Of a `data` message: which stream, and its bytes. Raises ProtocolError."""
     body = message.body()
     stream, data = body.get("stream"), body.get("data")
-    if stream not in _LETTERS:
+    if not isinstance(stream, str) or stream not in _LETTERS:
         raise ProtocolError("data of a stream that there is not")
     if not isinstance(data, bytes):
         data = _from_base64(data)

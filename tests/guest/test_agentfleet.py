@@ -191,6 +191,16 @@ def test_an_agent_waits_for_the_shares(machine: AgentMachine) -> None:
     assert machine.calls() == []
 
 
+def test_an_agent_whose_prompt_lies_in_a_share_waits_for_that(machine: AgentMachine) -> None:
+    machine.card(table("a", more='prompt_file = "/b/task"') + '[[shared]]\nguest = "/b"\n')
+    fleet = machine.fleet()
+    assert look(fleet)["a"]["state"] == "waiting"
+    (machine.root / "b").mkdir()
+    (machine.root / "b/task").write_text("do this")
+    machine.mount("/b")
+    assert look(fleet)["a"]["state"] == "running"
+
+
 def test_a_prompt_is_read_from_its_file(machine: AgentMachine) -> None:
     folder = machine.root / "workspace"
     folder.mkdir()

@@ -228,6 +228,7 @@ def test_a_host_that_sends_beyond_its_window_loses_the_stream(bench: Bench) -> N
         (protocol.DATA, {"stream": "stdin"}, "not base64"),
         (protocol.DATA, {"stream": "stdout", "data": ""}, "does not send stdout"),
         (protocol.DATA, {"stream": "x", "data": ""}, "that there is not"),
+        (protocol.DATA, {"stream": [], "data": ""}, "that there is not"),
         (protocol.DATA, data(bytes(50_000)), "more than 49152"),
         (protocol.WINDOW, {"bytes": 0}, "bytes is not a number"),
         (protocol.WINDOW, {"bytes": 1 << 41}, "bytes is not a number"),

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 ANNOUNCEMENT = protocol.lifecycle("booting") + protocol.lifecycle("ready", boot={"initrd_start": 1.0})
 PLAIN: dict[str, Handler] = {
     protocol.PING: lambda message, session: protocol.pong(message.id),
-    protocol.GET_HEALTH: lambda message, session: protocol.encode(protocol.HEALTH, {"state": "ready", "uptime_seconds": 0}, message.id),
+    protocol.GET_HEALTH: lambda message, session: protocol.encode(
+        protocol.HEALTH, {"state": "ready", "uptime_seconds": 0}, message.id
+    ),
 }
 """Answers that need no machine."""
 

@@ -9,7 +9,8 @@ import pytest
 
 from stereo.cli.app import VERBS
 from stereo.model.jcard import guest_config, parse_jcard
-from stereos_guest import agentspec
+from stereos_guest import agentspec, protocol
+from stereos_guest.requests import FEATURES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -75,3 +76,10 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
     named = re.findall(r"`((?:builder|guest|tests|overlays|mkosi|requirements)/[\w./-]+)", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_message_of_the_protocol_is_on_its_page() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    kinds = {*protocol.REQUESTS, *protocol.REPLIES}
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in page] == []
+    assert [feature for feature in FEATURES if f"`{feature}`" not in page] == []

@@ -108,7 +108,11 @@ class Daemon:
         return protocol.pong(message.id)
 
     def _reload(self, message: protocol.Message, session: Session) -> bytes:
-        self.look_later(changed=True)
+        if message.id:  # who wants an answer wants to know when it has happened
+            self._changed = True
+            self.look()
+        else:
+            self.look_later(changed=True)
         return protocol.ack(message.type, id=message.id)
 
     def _act(self, message: protocol.Message, session: Session) -> bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SOCKET = "/run/stereos/agentd-control.sock"
 _RETRY_SECONDS = 1.0
 _ANSWER_SECONDS = 60.0
+_TAKEN_SECONDS = 10.0
 _MOST_AGENTS = 1000
 _MOST_UNSENT = 1 << 20
 
@@ -61,16 +62,23 @@ class AgentLink:
         if self._wire:
             self._send(protocol.encode("reload", {}))
 
+    def taken(self, done: Callable[[str], None]) -> None:
+        """As `reload`; `done` is called when agentd has acted on it, so that what it tells from then on is of now."""
+        self._ask("reload", {}, done, _TAKEN_SECONDS)
+
     def act(self, payload: dict[str, Any], done: Callable[[str], None]) -> None:
         """Have agentd do what an `agent` message asks for; `done` gets the error, empty if there is none."""
+        self._ask(protocol.AGENT, payload, done, _ANSWER_SECONDS)
+
+    def _ask(self, kind: str, payload: dict[str, Any], done: Callable[[str], None], seconds: float) -> None:
         if not self.connected:
             done("agentd is not there")
             return
         self._last += 1
         number = self._last
         self._asked[number] = done
-        self._loop.later(_ANSWER_SECONDS, lambda: self._answered(number, "agentd does not answer"))
-        self._send(protocol.encode(protocol.AGENT, payload, number))
+        self._loop.later(seconds, lambda: self._answered(number, "agentd does not answer"))
+        self._send(protocol.encode(kind, payload, number))
 
     # --- loop.Source and wire.Conversation ---
 

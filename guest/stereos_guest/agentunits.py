@@ -87,7 +87,7 @@ def unit(spec: AgentSpec, argv: Sequence[str], settings: Iterable[str]) -> str:
     command = [f"{_LIBRARY}/agent-run", f"{spec.grace_period:.3f}", place, ",".join(names), "--"]
     lines = [
         *("[Unit]", f"Description=Agent {spec.name}", "StartLimitIntervalSec=0", ""),
-        *("[Service]", "Type=exec", "Slice=stereos-agents.slice", f"SyslogIdentifier={spec.name}"),
+        *("[Service]", "Type=exec", "Slice=stereos-agents.slice", "SyslogIdentifier=stereos-agent"),
         # The colon: a dollar sign in an argument is one.
         "ExecStart=:" + " ".join(quote(word) for word in (*command, *argv)),
         f"ExecStartPost=+{_LIBRARY}/agent-event started {spec.name}",

@@ -27,6 +27,7 @@ JOURNALCTL = "/usr/bin/journalctl"
 USERS = ("agent", "admin", "root")
 _LOOPBACK = ("127.0.0.1", "::1")
 _SLICE = "stereos-agents.slice"
+_IDENTIFIER = "stereos-agent"  # of what agents write, see agentunits
 _FIELDS = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,_PID"
 _MOST_WORDS = 4096
 _LONGEST_PATH = 4096
@@ -133,7 +134,10 @@ class _Openers:
         argv = [JOURNALCTL, "--output=json", f"--output-fields={_FIELDS}", "--all", "--no-pager", "--quiet"]
         argv += [f"--lines={'all' if lines is None else int(lines)}", *(["--follow"] if follow else [])]
         # By field, not --unit=: so that a unit that first speaks later is followed too, and none but it is heard.
-        argv.append(f"_SYSTEMD_UNIT=stereos-agent-{agent}.service" if agent else f"_SYSTEMD_SLICE={_SLICE}")
+        if agent:
+            argv.append(f"_SYSTEMD_UNIT=stereos-agent-{agent}.service")
+        else:  # of a process that has ended meanwhile, the journal knows no slice
+            argv += [f"_SYSTEMD_SLICE={_SLICE}", "+", f"SYSLOG_IDENTIFIER={_IDENTIFIER}"]
         command = Command(argv, self._context.account("root"), {"PATH": execution.STANDARD_PATH}, cwd="/")
         return self._start(message, session, command)
 

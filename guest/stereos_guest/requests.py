@@ -67,7 +67,7 @@ class Requests:
         self.handlers: dict[str, Handler] = {
             protocol.PING: lambda message, session: protocol.pong(message.id),
             protocol.GET_HEALTH: lambda message, session: protocol.encode(protocol.HEALTH, self.health(), message.id),
-            protocol.SET_CONFIG: self._at_once(lambda body: self.config.put(body)),
+            protocol.SET_CONFIG: self._later(self._set_config),
             protocol.INJECT_SECRET: self._at_once(lambda body: self.secrets.put(body)),
             protocol.INJECT_SSH_KEY: self._later(lambda body, done, session: self.ssh.put(body, done)),
             protocol.MOUNT: self._later(
@@ -155,6 +155,11 @@ class Requests:
                 session.answer(message, protocol.encode(protocol.SSH_HOST_KEY, {"public_key": key}, message.id))
 
         self.ssh.host_key(done)
+
+    def _set_config(self, body: dict[str, Any], done: Callable[[str], None], session: Session) -> None:
+        """Answered when the agents are told of as the new configuration has them; at once where there is no agentd."""
+        self.config.put(body)
+        self.link.taken(lambda error: done(""))
 
     def _agent(self, body: dict[str, Any], done: Callable[[str], None], session: Session) -> None:
         name, action, signal = (fields.word(body, field, 100) for field in ("name", "action", "signal"))

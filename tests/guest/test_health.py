@@ -164,10 +164,26 @@ def test_agents_are_told_in_full_to_our_hosts_and_as_the_original_did_in_health(
 
 def test_agentd_is_told_to_look_again_when_something_changed(machine: Machine, agentd: Agentd) -> None:
     agentd.tell()
-    machine.error("set_config", {"content": ""})
+    assert machine.ask(machine.session(), "set_config", {"content": ""}) == []
     machine.error("inject_secret", {"name": "A", "value": "v"})
     machine.error("mount", {"tag": "share0", "guest_path": "/workspace", "fs_type": "virtiofs"})
-    assert [agentd.heard()["type"] for _ in range(3)] == ["reload"] * 3
+    assert [agentd.heard()["type"] for _ in range(4)] == ["reload"] * 4
+
+
+def test_a_configuration_is_answered_when_agentd_has_acted_on_it(machine: Machine, agentd: Agentd) -> None:
+    agentd.tell(agent("a", "failed"))
+    host = machine.greeted()
+    assert machine.ask(host, "set_config", {"content": ""}, 7) == []
+    asked = next(one for one in iter(agentd.heard, None) if one.get("id"))
+    agentd.tell(agent("a", "starting"))
+    agentd.line.sendall(protocol.ack("reload", "", asked["id"]))
+    machine.turn()
+    assert 7 in [json.loads(line).get("id") for line in heard(host)]
+    assert machine.ask(host, "list_agents", id=8)[0]["payload"]["agents"][0]["state"] == "starting"
+
+
+def test_without_an_agentd_a_configuration_is_answered_at_once(machine: Machine) -> None:
+    assert machine.error("set_config", {"content": ""}) == ""
 
 
 def test_what_is_asked_of_an_agent_is_handed_on_and_its_answer_back(machine: Machine, agentd: Agentd) -> None:

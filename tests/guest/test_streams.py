@@ -412,10 +412,11 @@ def test_logs_ask_the_journal_for_the_agents_and_nothing_else(bench: Bench, monk
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
     monkeypatch.setattr(openers, "JOURNALCTL", str(fake))
+    everybody = ["_SYSTEMD_SLICE=stereos-agents.slice", "+", "SYSLOG_IDENTIFIER=stereos-agent"]
     asked: list[tuple[dict[str, Any], list[str]]] = [
-        ({}, ["--lines=all", "_SYSTEMD_SLICE=stereos-agents.slice"]),
+        ({}, ["--lines=all", *everybody]),
         ({"agent": "a-1", "lines": 5}, ["--lines=5", "_SYSTEMD_UNIT=stereos-agent-a-1.service"]),
-        ({"lines": 0, "follow": True}, ["--lines=0", "--follow", "_SYSTEMD_SLICE=stereos-agents.slice"]),
+        ({"lines": 0, "follow": True}, ["--lines=0", "--follow", *everybody]),
     ]
     for number, (payload, last) in enumerate(asked, 1):
         bench.heard.clear()

@@ -25,8 +25,9 @@ class BoundedFile:
         """Append all of `data`."""
         if self._size and self._size + len(data) > self._limit:
             self._path.replace(self._path.with_name(f"{self._path.name}.old"))
-            self.close()
-            self._open()
+            full = self.descriptor
+            self._open()  # first: if that fails, what is written goes on into the old one, and not into any file
+            os.close(full)
         self._size += len(data)
         view = memoryview(data)
         while view:

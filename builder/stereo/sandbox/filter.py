@@ -44,6 +44,8 @@ class Filter:
                     reason = f"it ended with status {await gate.wait()}"
             except GateError as error:
                 reason = error.what
+            except OSError as error:
+                reason = f"it cannot be started: {error.strerror}"
             self._gate = None
             self._up.clear()
             log.warning("the egress gate: %s", reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -119,6 +119,16 @@ class Guest:
         keys = {change.what for change in changes}
         known = await provision.list_agents(self.control) if changes else []
         before, self.job = self.job, replace(self.job, secrets={**self.job.secrets, **job.secrets})  # for redaction
+        try:
+            await self._take_on(job, before, keys)
+        except BaseException:
+            self.job = before  # what came to be nevertheless is done again the next time
+            raise
+        self.job = replace(job, tools=before.tools, accelerator=before.accelerator, keep=before.keep)
+        agents = await provision.settle(self.control, job.agents) if changes else []
+        return changes, provision.failures(agent for agent in agents if agent not in known)
+
+    async def _take_on(self, job: Job, before: Job, keys: Collection[str]) -> None:
         if self._filter and "network.egress_allow" in keys:
             await self._filter.apply(job.egress or ())
         for name in sorted(job.secrets):
@@ -128,9 +138,6 @@ class Guest:
             await provision.configure(self.control, job.config)
         for name in sorted(before.secrets.keys() - job.secrets.keys()):
             await provision.take_secret(self.control, name)
-        self.job = replace(job, tools=before.tools, accelerator=before.accelerator, keep=before.keep)
-        agents = await provision.settle(self.control, job.agents) if changes else []
-        return changes, provision.failures(agent for agent in agents if agent not in known)
 
     async def broken(self) -> str:
         """Return a sentence when the sandbox lost something that it cannot be without."""

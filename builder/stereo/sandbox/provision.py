@@ -124,19 +124,21 @@ async def settle(control: Control, names: Collection[str], seconds: float = _AGE
     try:
         async with asyncio.timeout(seconds), aclosing(control.events()) as events:
             news = asyncio.ensure_future(anext(events, None))
-            await asyncio.sleep(0)  # now it listens, and nothing is missed between the list and the first event
-            agents = {agent["name"]: agent for agent in await list_agents(control)}
-            while unsettled(agents.values(), names):
-                message = await news
-                if message is None:
-                    raise GuestError("the guest closed the control channel")
-                news = asyncio.ensure_future(anext(events, None))
-                agent = message.body().get("agent") if message.type == protocol.EVENT else None
-                if isinstance(agent, dict) and _is_entry(agent):
-                    agents[agent["name"]] = agent
-            news.cancel()
-            with suppress(asyncio.CancelledError):
-                await news
+            try:
+                await asyncio.sleep(0)  # now it listens, and nothing is missed between the list and the first event
+                agents = {agent["name"]: agent for agent in await list_agents(control)}
+                while unsettled(agents.values(), names):
+                    message = await news
+                    if message is None:
+                        raise GuestError("the guest closed the control channel")
+                    news = asyncio.ensure_future(anext(events, None))
+                    agent = message.body().get("agent") if message.type == protocol.EVENT else None
+                    if isinstance(agent, dict) and _is_entry(agent):
+                        agents[agent["name"]] = agent
+            finally:  # whatever it was: events that somebody still waits for cannot be closed
+                news.cancel()
+                with suppress(asyncio.CancelledError):
+                    await news
     except TimeoutError:
         late = "; ".join(unsettled(agents.values(), names))
         raise StereoError(f"agents did not start within {seconds:g} s: {late}") from None

@@ -14,7 +14,6 @@ from stereo.errors import StereoError
 from stereo.sandbox import messages
 from stereo.sandbox.client import CREDENTIALS
 from stereo.sandbox.job import Job, differences
-from stereo.sandbox.state import RUNNING, STARTING
 from stereo.vm import relay
 from stereo.vm.control import Control, GuestError, Hello
 from stereo.vm.machine import Channel
@@ -79,7 +78,7 @@ class Service:
 
     async def _status(self, body: Mapping[str, Any], send: relay.Send) -> Mapping[str, Any]:
         supervisor = self._supervisor
-        told: dict[str, Any] = {"state": RUNNING if supervisor.ready else STARTING, "since": supervisor.began}
+        told: dict[str, Any] = {"state": supervisor.state, "since": supervisor.began}
         told["uptime_seconds"] = int(time.time() - supervisor.began)
         told["ends_at"] = supervisor.ends_at
         told["secrets"] = sorted(supervisor.job.secrets)

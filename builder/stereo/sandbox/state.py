@@ -137,7 +137,17 @@ class Folder:
                     continue
                 os.close(descriptor)
                 raise Taken(f"{self.name} has a supervisor already", hint=f"stereo status {self.name}") from None
-            return descriptor
+            if self._is_lock(descriptor):
+                return descriptor
+            os.close(descriptor)
+            raise Taken(f"{self.name} was destroyed just now", hint="run again")
+
+    def _is_lock(self, descriptor: int) -> bool:
+        """Whether that is the lock still: while we waited for it, its folder may have gone, and another come."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.path / "lock").lstat())
+        except FileNotFoundError:
+            return False
 
     def held(self) -> bool:
         """Whether a supervisor has the sandbox."""

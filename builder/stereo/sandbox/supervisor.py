@@ -66,6 +66,13 @@ class Supervisor:
         self.settled: asyncio.Future[None] = loop.create_future()  # ready, or never to be
         self.over: asyncio.Future[tuple[End, str]] = loop.create_future()
 
+    @property
+    def state(self) -> str:
+        """Which of the states of a sandbox that has a supervisor."""
+        if self._ending.done():
+            return state.STOPPING
+        return state.RUNNING if self.ready else state.STARTING
+
     def end(self, end: End) -> None:
         """Bring about the end; the first reason counts."""
         if not self._ending.done():
@@ -104,6 +111,8 @@ class Supervisor:
             self._begin()
         except (StereoError, OSError) as error:  # nothing was changed yet
             self._parent.failed(error)
+            if new:
+                self.folder.remove()
             os.close(lock)
             return
         try:

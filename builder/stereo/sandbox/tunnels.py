@@ -67,7 +67,7 @@ class Tunnels:
                 while piece := await stream.read():
                     writer.write(piece[1])
                     await writer.drain()
-        except (GuestError, ConnectionError) as error:
+        except (GuestError, OSError) as error:
             log.info("a connection to the guest's port %d ended: %s", guest_port, error)
         finally:
             if inward:
@@ -85,7 +85,7 @@ class Tunnels:
 
 
 async def _send(reader: asyncio.StreamReader, stream: Stream) -> None:
-    with suppress(GuestError, ConnectionError):  # whoever reads the stream hears of it too
+    with suppress(GuestError, OSError):  # whoever reads the stream hears of it too
         while data := await reader.read(_CHUNK):
             await stream.write(data)
         await stream.write_eof()

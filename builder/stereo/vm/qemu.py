@@ -51,7 +51,8 @@ class QemuMachine:
         self.control = Channel(*await asyncio.open_connection(sock=wires.near("control"), limit=2 * MAX_LINE))
         try:
             if wires.gate_ports:
-                self.gate = await receive_gate(wires.near("gate"), wires.gate_ports)
+                with wires.near("gate") as channel:
+                    self.gate = await receive_gate(channel, wires.gate_ports)
             await self._qmp.connect(wires.near("qmp"), _QMP_SECONDS)
         except StereoError as error:
             failed = [helper for helper in self._helpers if helper.status]

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def test_only_one_supervisor_holds_a_sandbox(folder: Folder, monkeypatch: pytest
         folder.lock()
     os.close(descriptor)
     assert not folder.held()
+
+
+def test_whoever_waited_for_the_lock_of_a_removed_sandbox_does_not_get_it(folder: Folder) -> None:
+    held = folder.lock()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(folder.lock)
+        time.sleep(0.1)
+        folder.remove()
+        assert folder.make()
+        os.close(held)
+        with pytest.raises(Taken, match="destroyed just now"):
+            waiting.result()
+    os.close(folder.lock())
 
 
 def test_the_record_is_written_whole_and_read_back(folder: Folder) -> None:

@@ -327,6 +327,21 @@ def test_apply_refuses_by_name_what_needs_a_new_start_and_does_nothing(job: Job,
     assert heard(job) == before
 
 
+def test_what_an_apply_could_not_do_is_still_to_be_done(job: Job, folder: Folder) -> None:
+    behave(job, "refuses inject_secret")
+    up(replace(job, secrets={}))
+    for _ in range(2):
+        with pytest.raises(StereoError, match="did not take the secret KEY"):
+            ask(messages.APPLY, {"job": job.encode()})
+    assert ask(messages.DIFFER, {"job": job.encode()})["changes"] == [["secrets.KEY", True]]
+
+
+def test_a_guest_that_does_not_list_its_agents_is_told_of(job: Job, folder: Folder) -> None:
+    behave(job, "refuses list_agents")
+    what = up(replace(job, agents=("worker",)))[-1]["error"]["what"]
+    assert "refused list_agents" in what
+
+
 def test_a_forward_to_a_port_that_is_taken_is_told(job: Job, folder: Folder) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _blake2 import blake2b  # `hashlib` would load all of OpenSSL
 
-from stereos_guest import agentfiles, agentspec, agentstate, agentunits, files, jsontext
+from stereos_guest import agentfiles, agentmemory, agentspec, agentstate, agentunits, files, jsontext
 from stereos_guest.agentspec import SpecError
 from stereos_guest.systemctl import SystemctlError
 
@@ -25,7 +25,7 @@ ACTIONS = ("start", "stop", "restart", "signal")
 _MOUNTS = "/proc/self/mounts"
 _MOST_RECORD = 64 << 10
 _MOST_SECRET = 1 << 20
-_RECORDS = ("ended", "started", "stopped")  # of the runs before, and what the operator had wanted
+_RECORDS = ("ended", "stalled", "started", "stopped")  # of the runs before, and what the operator had wanted
 # Passed on by agent-run; STOP would stop that and not the agent.
 _SIGNALS = ("HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM", "CONT", "WINCH")
 
@@ -206,7 +206,16 @@ class Fleet:
             idle = unit.get("ActiveState") in ("inactive", "failed") and not agentstate.pending(unit)
             if idle and not self._read_about(name) and name not in self._problems:
                 self._forget(name)
+            elif unit.get("ActiveState") == "active":
+                self._end_stalled(name)
         return any(agentstate.settling(unit) for unit in self._units.values())
+
+    def _end_stalled(self, name: str) -> None:
+        """End an agent that its memory limit keeps from going on; `agent-event` tells that it was for this."""
+        unit = agentunits.unit_name(name)
+        if agentmemory.stalled(f"{self._root}{agentmemory.CGROUPS}/{unit}"):
+            agentfiles.make(self._folder(name) + "/stalled")
+            self._systemctl.call("kill", "--signal=KILL", "--", unit)
 
     def _forget(self, name: str) -> None:
         if self._units.pop(name).get("ActiveState") == "failed":

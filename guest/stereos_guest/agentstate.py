@@ -143,7 +143,14 @@ def pending(unit: Mapping[str, str]) -> bool:
 
 def settling(unit: Mapping[str, str]) -> bool:
     """Whether the unit leaves its present state without anybody being told: while it runs what told us."""
-    return unit.get("SubState") in ("start-post", "stop-post", "final-sigterm", "final-sigkill", "final-watchdog")
+    return unit.get("SubState") in (
+        "start-pre",
+        "start",
+        "stop-post",
+        "final-sigterm",
+        "final-sigkill",
+        "final-watchdog",
+    )
 
 
 def unit_time(text: str | None) -> int:

@@ -90,7 +90,8 @@ def unit(spec: AgentSpec, argv: Sequence[str], settings: Iterable[str]) -> str:
         *("[Service]", "Type=exec", "Slice=stereos-agents.slice", "SyslogIdentifier=stereos-agent"),
         # The colon: a dollar sign in an argument is one.
         "ExecStart=:" + " ".join(quote(word) for word in (*command, *argv)),
-        f"ExecStartPost=+{_LIBRARY}/agent-event started {spec.name}",
+        # Before the agent is there: a hook counts as part of the unit, and beside one at its limits it could not run.
+        f"ExecStartPre=+{_LIBRARY}/agent-event starting {spec.name}",
         f"ExecStop=+{_LIBRARY}/agent-event stopping {spec.name}",
         f"ExecStopPost=+{_LIBRARY}/agent-event ended {spec.name} {spec.restart} {spec.max_restarts}",
         *(f"Restart={spec.restart}", *_BACKOFF),

@@ -118,7 +118,7 @@ def shell(name: str, script: str, more: str = "") -> str:
 
 
 def said(name: str) -> str:
-    argv = ["journalctl", "--no-pager", "--output=cat", f"--unit=stereos-agent-{name}.service", f"--identifier={name}"]
+    argv = ["journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_UNIT=stereos-agent-{name}.service"]
     return str(run(argv)["out"])
 
 

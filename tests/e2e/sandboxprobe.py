@@ -88,7 +88,7 @@ def until(name: str, *states: str, seconds: float = 90) -> dict[str, Any]:
 
 
 def said(name: str) -> str:
-    return str(run(["journalctl", "--no-pager", "--output=cat", f"--identifier={name}"])["out"])
+    return str(run(["journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_UNIT=stereos-agent-{name}.service"])["out"])
 
 
 def until_said(name: str, words: str, times: int = 1, seconds: float = 90) -> bool:

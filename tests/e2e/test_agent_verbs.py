@@ -70,6 +70,7 @@ harness = "custom"
 command = ["/usr/bin/printf", "<%s>"]
 prompt_file = "task.md"
 """
+STUBBORN = "trap 'echo asked' TERM; while :; do sleep 0.2; done"
 FIRST = (
     MACHINE
     + TYPIST
@@ -77,9 +78,12 @@ FIRST = (
     + PLAIN
     + READER
     + agent("killed", "echo last words; kill -KILL $BASHPID")
-    + agent("late", "trap 'echo asked' TERM; while :; do sleep 0.2; done", 'timeout = "4s"\ngrace_period = "1s"')
+    + agent("late", STUBBORN, 'timeout = "4s"\ngrace_period = "1s"')
     + agent("greedy", "exec tail /dev/zero", 'memory = "64MiB"')
     + agent("crowd", "for i in {1..60}; do sleep 3 & done; wait", "pid_limit = 20")
+    + agent("glutton", "exec tail /dev/zero", 'memory = "96MiB"', "sandboxed")
+    + agent("swarm", "for i in {1..200}; do sleep 30 & done; echo all", "pid_limit = 80", "sandboxed")
+    + agent("stubborn", STUBBORN, 'timeout = "30s"\ngrace_period = "1s"', "sandboxed")
     + agent("nowhere", "echo here", 'workdir = "/home/agent/no/such"')
     + agent("team", "echo $0 is $SHARED; exec sleep 1000000", 'replicas = 2\nenv = { SHARED = "both" }')
 )
@@ -105,7 +109,7 @@ def one(stereo: Stereo, base: Path) -> Iterator[Desk]:
 @pytest.fixture(scope="module")
 def ends(one: Desk) -> dict[str, dict[str, Any]]:
     """The agents by name, once those that end have ended."""
-    for name in ("plain", "reader", "killed", "late", "greedy", "crowd", "nowhere"):
+    for name in ("plain", "reader", "killed", "late", "greedy", "crowd", "nowhere", "glutton", "swarm", "stubborn"):
         one.agent_until(name, "exited", "failed")
     return {row["name"]: row for row in one.status()["agents"]}
 
@@ -134,9 +138,18 @@ def test_the_end_of_every_agent_is_told(ends: dict[str, dict[str, Any]]) -> None
     assert (ends["killed"]["state"], ends["killed"]["exit_signal"]) == ("failed", "KILL")
     assert (ends["late"]["state"], ends["late"]["timed_out"], ends["late"]["error"]) == ("failed", True, "timed out")
     assert (ends["greedy"]["exit_signal"], ends["greedy"]["error"]) == ("KILL", "ran out of memory")
-    assert ends["crowd"]["state"] == "failed"
+    assert (ends["crowd"]["state"], ends["crowd"]["exit_code"]) == ("failed", 254)  # what bash makes of it
     assert "working directory /home/agent/no/such: No such file or directory" in ends["nowhere"]["error"]
     assert (ends["reader"]["state"], ends["reader"]["exit_code"]) == ("exited", 0)
+
+
+def test_limits_hold_for_sandboxed_agents_too(one: Desk, ends: dict[str, dict[str, Any]]) -> None:
+    stubborn, glutton = ends["stubborn"], ends["glutton"]
+    assert (stubborn["timed_out"], stubborn["exit_signal"], stubborn["error"]) == (True, "KILL", "timed out")
+    # The kernel would let it read its program again and again, for ever.
+    assert (glutton["state"], glutton["exit_signal"], glutton["error"]) == ("failed", "KILL", "ran out of memory")
+    assert ends["swarm"]["state"] == "failed"
+    assert "all" not in said(one, "swarm")
 
 
 def test_status_tells_people_the_same(one: Desk, ends: dict[str, dict[str, Any]]) -> None:

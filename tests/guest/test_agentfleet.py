@@ -309,3 +309,18 @@ def test_what_is_about_to_change_is_looked_at_again(machine: AgentMachine) -> No
     assert fleet.observe() is False
     machine.becomes("a", "deactivating", "stop-post")
     assert fleet.observe() is True
+
+
+def test_who_is_stalled_at_its_memory_limit_is_killed(machine: AgentMachine) -> None:
+    machine.card(table("a", more='memory = "1MiB"') + table("b"))
+    fleet = machine.fleet()
+    look(fleet)
+    machine.calls()
+    group = machine.root / "sys/fs/cgroup/stereos.slice/stereos-agents.slice/stereos-agent-a.service"
+    group.mkdir(parents=True)
+    waits = "full avg10=97.00 avg60=91.11 avg300=38.00 total=8\n"
+    for name, text in {"max": "1048576\n", "stat": "anon 1048000\n", "pressure": waits}.items():
+        (group / f"memory.{name}").write_text(text)
+    look(fleet)
+    assert machine.calls() == ["kill --signal=KILL a"]
+    assert (machine.folder("a") / "stalled").exists()  # for agent-event to tell of

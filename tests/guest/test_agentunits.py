@@ -52,6 +52,7 @@ def test_what_an_agent_is_given_and_denied() -> None:
         *("Restart=on-failure", "RuntimeMaxSec=90.000s", "TimeoutStopSec=35.000s", "MemoryMax=1048576", "TasksMax=7"),
         *("User=agent", "NoNewPrivileges=yes", "CapabilityBoundingSet=", "PrivatePIDs=yes", "KillMode=mixed"),
         *("Slice=stereos-agents.slice", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+        "ExecStartPre=+/usr/lib/stereos/agent-event starting a",
         "ExecStopPost=+/usr/lib/stereos/agent-event ended a on-failure 2",
     ):
         assert line in found

@@ -8,12 +8,11 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from makers.command import Stereo
-from makers.processes import SOON, Process, alive, descendants, processes
+from makers.processes import SOON, alive
 from makers.sandboxes import Desk, desk, found_in
 
 pytestmark = [pytest.mark.boot, pytest.mark.build]
@@ -58,44 +57,6 @@ def one(stereo: Stereo, base: Path) -> Iterator[Desk]:
         one.write(JCARD)
         one("up", timeout=400)
         yield one
-
-
-def supervisor(one: Desk) -> Process:
-    """The process that holds the sandbox: `exec` and the like come and go, and it stays."""
-    found = [
-        each
-        for each in processes().values()
-        if b"stereo.sandbox" in _words(each.pid) and _holds(each.pid, one.folder / "lock")
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-def _words(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def _holds(pid: int, file: Path) -> bool:
-    try:
-        return any(link.resolve() == file for link in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
-
-
-def qemu(one: Desk) -> Process:
-    (found,) = [each for each in descendants(supervisor(one).pid) if b"-blockdev" in _words(each.pid)]
-    return found
-
-
-def until(one: Desk, *states: str, seconds: float = 60) -> dict[str, Any]:
-    give_up = time.monotonic() + seconds
-    while (told := one.status())["state"] not in states:
-        assert time.monotonic() < give_up, told
-        time.sleep(0.5)
-    return told
 
 
 def running(one: Desk) -> None:
@@ -158,9 +119,9 @@ def test_the_key_is_nowhere_on_disk(one: Desk) -> None:
 
 def test_a_killed_qemu_is_told_and_recovered_from(one: Desk) -> None:
     running(one)
-    family = [supervisor(one), *descendants(supervisor(one).pid)]
-    os.kill(qemu(one).pid, signal.SIGKILL)
-    told = until(one, "failed")
+    family = one.family()
+    os.kill(one.helper(b"-blockdev").pid, signal.SIGKILL)
+    told = one.until("failed")
     assert "signal 9" in told["reason"]
     time.sleep(SOON)
     assert alive(family) == []
@@ -170,7 +131,7 @@ def test_a_killed_qemu_is_told_and_recovered_from(one: Desk) -> None:
 
 def test_a_killed_supervisor_takes_all_with_it_and_up_starts_again(one: Desk) -> None:
     running(one)
-    family = [supervisor(one), *descendants(supervisor(one).pid)]
+    family = one.family()
     os.kill(family[0].pid, signal.SIGKILL)
     time.sleep(SOON)
     assert alive(family) == []
@@ -182,7 +143,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_up_starts_again(one: Desk) ->
 def test_an_end_from_inside_is_a_stop(one: Desk) -> None:
     running(one)
     one("exec", "-u", "root", "systemctl", "poweroff", status=None)
-    assert until(one, "stopped")["reason"] == "it was shut down from inside"
+    assert one.until("stopped")["reason"] == "it was shut down from inside"
 
 
 def test_a_sandbox_whose_time_is_over_shuts_down(one: Desk) -> None:
@@ -190,7 +151,7 @@ def test_a_sandbox_whose_time_is_over_shuts_down(one: Desk) -> None:
         one("down")
     one.write(JCARD + '\n[timeout]\nduration = "45s"\n')
     one("up", timeout=400)
-    assert "time of 45 s was over" in until(one, "stopped", "failed", seconds=120)["reason"]
+    assert "time of 45 s was over" in one.until("stopped", "failed", seconds=120)["reason"]
 
 
 def test_destroy_leaves_nothing(one: Desk) -> None:

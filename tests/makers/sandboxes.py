@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from makers.command import Stereo
+from makers.processes import Process, descendants, processes
 
 
 class Desk:
@@ -49,6 +50,25 @@ class Desk:
         told: dict[str, Any] = json.loads(self("status", "--json").stdout)
         return told
 
+    def until(self, *states: str, seconds: float = 60) -> dict[str, Any]:
+        """The status, once the sandbox is in one of `states`."""
+        give_up = time.monotonic() + seconds
+        while (told := self.status())["state"] not in states:
+            assert time.monotonic() < give_up, told
+            time.sleep(0.3)
+        return told
+
+    def family(self) -> list[Process]:
+        """The supervisor, which holds the sandbox while `exec` and the like come and go, and all that it started."""
+        held = self.folder / "lock"
+        found = [one for one in processes().values() if b"stereo.sandbox" in argv_of(one) and _holds(one, held)]
+        assert len(found) <= 1, found
+        return [each for one in found for each in (one, *descendants(one.pid))]
+
+    def helper(self, word: bytes) -> Process:
+        """The last started process of the family with `word` in its command line, such as b"-blockdev" for QEMU."""
+        return max((one for one in self.family()[1:] if word in argv_of(one)), key=lambda one: (one.started, one.pid))
+
     def agent(self, name: str) -> dict[str, Any]:
         """An agent's row of the status."""
         row: dict[str, Any] = next(row for row in self.status()["agents"] if row["name"] == name)
@@ -67,6 +87,21 @@ class Desk:
     def lines(self, *words: str) -> list[dict[str, Any]]:
         """What a verb that prints one JSON object per line printed."""
         return [json.loads(line) for line in self(*words).stdout.splitlines()]
+
+
+def argv_of(process: Process) -> bytes:
+    """Its command line; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _holds(process: Process, file: Path) -> bool:
+    try:
+        return any(link.resolve() == file for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -33,6 +33,7 @@ FEATURES = (frames.RAW,)
 _CHUNK = 1 << 16
 _FIRST_PATIENCE = 2.0  # seconds
 _UNCLEAR_SECONDS = 10.0
+_GREETING_SECONDS = 10.0
 
 
 class Control:
@@ -366,7 +367,10 @@ class Control:
 
     async def _greet_again(self) -> None:
         with suppress(GuestError):
-            await self.hello()
+            while self._failure is None:  # a daemon that dies while it is greeted will be followed by another
+                with suppress(NoAnswerError):
+                    await self.hello(_GREETING_SECONDS)
+                    return
 
     def _fail(self, error: GuestError) -> None:
         if self._failure:

@@ -411,6 +411,31 @@ def test_a_daemon_that_was_started_anew_is_greeted_again_and_what_was_open_is_lo
     talk(guest, ask)
 
 
+def test_a_daemon_that_dies_while_it_is_greeted_again_is_greeted_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stereo.vm.control._GREETING_SECONDS", 0.05)
+    deaf = [False, True, True, True, False]  # to the first hello, to those after
+
+    async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if not line.strip():
+                continue
+            message = protocol.decode(line[:-1])
+            if message.type == protocol.HELLO and not deaf.pop(0):
+                writer.write(protocol.encode("hello", {"version": 1, "features": ["id"], "software": "x"}, message.id))
+            elif message.type == protocol.PING:
+                writer.write(protocol.lifecycle("booting") + protocol.lifecycle("ready"))
+
+    async def ask(control: Control) -> None:
+        await control.hello()
+        with pytest.raises(GuestError, match="was started anew"):
+            await control.ping()
+        async with asyncio.timeout(5):
+            while control.greeting is None:
+                await asyncio.sleep(0.01)
+
+    talk(guest, ask)
+
+
 def test_a_line_that_makes_no_sense_ends_the_conversation_with_what_follows_it() -> None:
     async def ask(control: Control) -> None:
         await control.hello()

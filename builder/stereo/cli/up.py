@@ -55,7 +55,7 @@ def up(out: Output, config: Path, keep: bool) -> None:
         from stereo.sandbox.prepare import read_job
         from stereo.sandbox.state import Folder
 
-        job = read_job(config, os.environ)
+        job = read_job(config, os.environ, out.report)
         folder = Folder(job.name)
         if folder.exists():
             folder.check()
@@ -85,7 +85,7 @@ def apply(out: Output, config: Path) -> None:
     from stereo.sandbox.client import connected
     from stereo.sandbox.prepare import read_job
 
-    job = read_job(config, os.environ)
+    job = read_job(config, os.environ, out.report)
 
     async def ask() -> Mapping[str, Any]:
         async with connected(job.name) as control:

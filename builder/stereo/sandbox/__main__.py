@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 import time
@@ -74,6 +75,8 @@ def main(backend: Callable[[Job], Backend] = backend_of) -> int:
         if job is None:
             return 0
         os.umask(0o077)
+        # It holds secrets, and what it starts maps the guest's memory: no crash may write either to a disk.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         asyncio.run(_supervise(job, sock, backend))
     return 0
 

@@ -9,6 +9,7 @@ from stereo.dists import Dist, resolve
 from stereo.errors import StereoError, UsageError
 from stereo.model.jcard import Jcard, guest_config, parse_jcard
 from stereo.paths import Cache
+from stereo.report import Report
 from stereo.sandbox.job import Forward, Job, Shared
 from stereo.sandbox.state import sandboxes
 
@@ -17,8 +18,11 @@ _LARGEST = 1 << 20
 _SHUTDOWN_SECONDS = 30.0  # what an idle guest may take, emulated on a busy host
 
 
-def read_job(file: Path, environment: Mapping[str, str]) -> Job:
-    """The job that the jcard in `file` asks for, with `${VARIABLES}` of `environment`. Raises StereoError."""
+def read_job(file: Path, environment: Mapping[str, str], report: Report) -> Job:
+    """The job that the jcard in `file` asks for, with `${VARIABLES}` of `environment`. Raises StereoError.
+
+    `report` is warned of what is no fault and yet hardly meant, such as a secret that no agent is given.
+    """
     try:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST + 1)
@@ -27,6 +31,8 @@ def read_job(file: Path, environment: Mapping[str, str]) -> Job:
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", where=str(file)) from None
     jcard = parse_jcard(data, file, environment)
+    for note in jcard.notes:
+        report.warn(note)
     return job_of(jcard, file, resolve(jcard.mixtape))
 
 

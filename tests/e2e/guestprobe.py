@@ -187,7 +187,6 @@ def everything() -> dict[str, Any]:
     found["daemon"] = status_of("stereosd.service")
     found["accounts"] = {entry.pw_name: [entry.pw_uid, entry.pw_gid, entry.pw_shell] for entry in pwd.getpwall()}
     found["journal"] = {path: os.path.isdir(path) for path in ("/var/log/journal", "/run/log/journal")}  # noqa: PTH112
-    found["ssh"] = [path for path in ("/usr/sbin/sshd", "/etc/ssh/sshd_config") if Path(path).exists()]
     return found
 
 

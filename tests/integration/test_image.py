@@ -269,9 +269,14 @@ def test_the_image_holds_no_secret(image: Image) -> None:
 # --- what is there, and what is not ---
 
 
-def test_there_is_no_ssh_server(root: Files) -> None:
-    names = re.compile(r"(^|/)(sshd|sshd_config|ssh\.service|ssh\.socket|sshd@?\.service)$")
-    assert [path for path in root.entries if names.search(path)] == []
+def test_the_ssh_server_sleeps_until_a_key_was_injected(root: Files) -> None:
+    starts = re.compile(r"\.(wants|requires|upholds)/(ssh|sshd)[^/]*\.(service|socket)$")
+    assert [path for path in root.entries if starts.search(path)] == []
+    assert root.resolve("/usr/sbin/sshd")
+
+
+def test_a_release_lets_nobody_in_by_a_key_of_its_own(root: Files) -> None:
+    assert [path for path in root.entries if re.search(r"authorized_keys(\.d/.|$)|ssh_host_", path)] == []
 
 
 def test_there_is_no_package_manager(root: Files) -> None:
@@ -390,7 +395,7 @@ def test_the_packet_filter_drops_what_was_not_asked_for(root: Files) -> None:
     rules = root.text("/etc/nftables.conf")
     assert "hook input priority filter; policy drop;" in rules
     assert "hook forward priority filter; policy drop;" in rules
-    assert root.children("/etc/nftables.d") == ["README"]
+    assert root.children("/etc/nftables.d") == ["README", "ssh.nft"]
 
 
 def test_generators_that_could_add_units_are_masked(root: Files) -> None:
@@ -425,7 +430,10 @@ def test_core_dumps_and_the_journal_are_not_kept(root: Files) -> None:
     assert settings_of(root.text("/usr/lib/systemd/journald.conf.d/stereos.conf"))["Storage"] == "volatile"
 
 
-OUR_UNITS = ("stereosd.service", "stereos-harden.service", "stereos-grow.service", "stereos-ssh-host-key.service")
+OUR_UNITS = (
+    *("agentd.service", "stereosd.service", "stereos-harden.service", "stereos-grow.service"),
+    "stereos-ssh-host-key.service",
+)
 
 
 def test_all_of_our_units_are_judged() -> None:
@@ -479,9 +487,8 @@ def test_a_dev_image_carries_no_host_key(dev: Image) -> None:
     assert [path for path in (*dev.root.entries, *dev.state.entries) if "ssh_host_" in path] == []
 
 
-def test_a_dev_image_opens_the_port_of_ssh_alone(dev: Image) -> None:
-    assert dev.root.children("/etc/nftables.d") == ["README", "ssh.nft"]
-    assert dev.root.text("/etc/nftables.d/ssh.nft").split("{")[1].split("}")[0].split() == ["22"]
+def test_the_packet_filter_opens_the_port_of_ssh_alone(root: Files) -> None:
+    assert root.text("/etc/nftables.d/ssh.nft").split("{")[1].split("}")[0].split() == ["22"]
 
 
 def test_a_dev_image_has_a_console_on_the_serial_line_and_a_release_has_none(image: Image, dev: Image) -> None:

@@ -22,6 +22,7 @@ from stereo.sandbox.intact import check_intact
 from stereo.sandbox.job import Forward, Job, Shared, differences
 from stereo.sandbox.keys import learn_host_key, make_key
 from stereo.sandbox.names import pick
+from stereo.sandbox.prepare import read_job
 from stereo.sandbox.state import Folder
 from stereo.sandbox.tunnels import reserve
 
@@ -229,3 +230,16 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
         await writer.drain()
     writer.close()
+
+
+def test_a_secret_that_no_agent_is_given_is_warned_of(dist: Path, tmp_path: Path) -> None:
+    jcard = tmp_path / "jcard.toml"
+    jcard.write_text(f'mixtape = "{dist}"\nname = "box"\n[secrets]\nKEY = "${{KEY}}"\n')
+    warned: list[str] = []
+
+    class Listening(Silent):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    assert read_job(jcard, {"KEY": "a-long-value"}, Listening()).secrets == {"KEY": "a-long-value"}
+    assert [("KEY" in text, "a-long-value" in text) for text in warned] == [(True, False)]

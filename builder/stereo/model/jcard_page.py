@@ -87,8 +87,8 @@ machine's architecture, or else what was built last.
 ## Network
 
 Without `egress_allow` the guest reaches whatever the host reaches, the host's own addresses too, but not its loopback.
-With it, the guest reaches what a rule allows, by a proxy on the host that also answers DNS, and nothing else: `[]` allows
-nothing at all.
+With it, the guest reaches what a rule allows, by a proxy on the host that also answers DNS, and nothing else: `[]`
+allows nothing at all.
 
 | rule | allows |
 |---|---|
@@ -107,8 +107,8 @@ Ports are forwarded from 127.0.0.1 of the host only, TCP in every mode, `none` t
 ## Secrets
 
 A secret is given to the agents that list it in `agents.secrets`, as a variable if its name is one, and to nobody else.
-It is held in memory, and neither the jcard inside nor anything that we write to a disk has its value. `agents.env` is no
-place for one. [security.md](security.md) says what is tested, and what is not promised.
+It is held in memory, and neither the jcard inside nor anything that we write to a disk has its value. `agents.env` is
+no place for one. [security.md](security.md) says what is tested, and what is not promised.
 
 ## Agents
 

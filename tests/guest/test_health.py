@@ -86,7 +86,7 @@ def agentd(machine: Machine) -> Iterator[Agentd]:
     agentd.leave()
 
 
-def pushed(session: Session) -> list[tuple[str, Any]]:
+def pushed(session: Session) -> list[Any]:
     """State of a `lifecycle`, or name and state of an agent's `event`."""
     news = []
     for line in heard(session):

@@ -1,10 +1,10 @@
-"""What the host decides of the network: who is asked for names, which names are fixed, which proxy agents use."""
+"""What the host decides of the network: the machine's address, who is asked for names, fixed names, a proxy."""
 
 from __future__ import annotations
 
 import _socket
 
-from stereos_guest import fields, files, protocol
+from stereos_guest import fields, files, interface, protocol
 from stereos_guest.protocol import ProtocolError
 
 TYPE_CHECKING = False
@@ -22,7 +22,10 @@ _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 def set_network(root: str, body: Mapping[str, Any]) -> None:
-    """Write the three files below `root`, all or, if anything is wrong, none. Raises ProtocolError, OSError."""
+    """Write the three files below `root`, all or, if anything is wrong, none; then set the address, if one is given.
+
+    Raises ProtocolError, OSError.
+    """
     nameservers = protocol.field(body, "nameservers", None) or []
     if not isinstance(nameservers, list) or len(nameservers) > _MOST_NAMESERVERS:
         raise ProtocolError(f"nameservers is not a list of up to {_MOST_NAMESERVERS} addresses")
@@ -38,10 +41,29 @@ def set_network(root: str, body: Mapping[str, Any]) -> None:
     environment = "".join(
         f"{spelling}={value}\n" for name, value in variables.items() if value for spelling in (name, name.lower())
     )
+    own = _own_address(body)
     image = files.read(root + HOSTS).partition(_MARK)[0]
     files.replace(root + RESOLVERS, resolvers.encode(), 0o644)
     files.replace(root + HOSTS, (image + (_MARK + rows if rows else "")).encode(), 0o644)
     files.replace(root + AGENT_ENVIRONMENT, environment.encode(), 0o644)
+    if own:
+        interface.configure(interface.card(root), *own)
+
+
+def _own_address(body: Mapping[str, Any]) -> tuple[str, int, str] | None:
+    """Address, prefix length and gateway, all IPv4; None where the host leaves it to DHCP. Raises ProtocolError."""
+    address, slash, prefix = fields.word(body, "address", 50).partition("/")
+    gateway = fields.word(body, "gateway", 50)
+    if not address and not gateway:
+        return None
+    if not slash or not prefix.isascii() or not prefix.isdigit() or not 1 <= int(prefix) <= 30:
+        raise ProtocolError("address is not an IPv4 address with the length of its prefix, as 10.0.2.15/24")
+    for one in (address, gateway):
+        try:
+            _socket.inet_pton(_socket.AF_INET, one)
+        except (OSError, ValueError):
+            raise ProtocolError("address and gateway are IPv4 addresses, and go together") from None
+    return address, int(prefix), gateway
 
 
 def _address(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stereo.errors import StereoError, shown
 from stereo.sandbox.job import Job
 from stereo.vm.control import GuestError, NoAnswerError
-from stereo.vm.machine import GATEWAY, PROXY_PORT, RESOLVER
+from stereo.vm.machine import GATEWAY, GUEST, PROXY_PORT, RESOLVER
 from stereos_guest import protocol
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 HOST_NAME = "host.stereo.internal"
 USERS = ("admin", "agent")
 SETTLED = ("running", "backoff", "exited", "failed", "stopped")
+_OWN_ADDRESS = {"address": f"{GUEST}/24", "gateway": GATEWAY}
 _STEP_SECONDS = 30.0  # an emulated machine under load takes its time
 _WAIT_ONLINE = "/usr/lib/systemd/systemd-networkd-wait-online"
 _ONLINE_SECONDS = 20
@@ -43,8 +44,8 @@ async def furnish(control: Control, job: Job) -> list[str]:
 
     Returns what went wrong without stopping anything. Raises StereoError.
     """
-    # Without agents nobody is in a hurry to get out, and the first command may as well be given now.
-    online = asyncio.create_task(_online(control)) if job.mode != "none" and job.agents else None
+    # Elsewhere the guest is told its address; a bridge's it has to ask for.
+    online = asyncio.create_task(_online(control)) if job.mode == "bridged" else None
     steps = [
         _step(control, "network", protocol.SET_NETWORK, network(job)),
         *(
@@ -102,9 +103,9 @@ def network(job: Job) -> dict[str, Any]:
     if job.egress is not None:
         local = "localhost,127.0.0.1,::1"  # not the host's name: what the proxy refuses is logged, a closed port is not
         proxy, hosts = f"http://{GATEWAY}:{PROXY_PORT}", {HOST_NAME: GATEWAY}
-        return {"nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
-    nameservers = [RESOLVER] if job.mode == "nat" else []
-    return {"nameservers": nameservers, "proxy": "", "no_proxy": "", "hosts": {}}
+        return {**_OWN_ADDRESS, "nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
+    closed: dict[str, Any] = {"proxy": "", "no_proxy": "", "hosts": {}}
+    return {**_OWN_ADDRESS, **closed, "nameservers": [RESOLVER]} if job.mode == "nat" else {**closed, "nameservers": []}
 
 
 async def list_agents(control: Control, seconds: float = 10) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def test_ready_waits_for_the_agents(job: Job, folder: Folder) -> None:
 
 def test_agents_are_not_started_before_the_guest_is_online_or_known_not_to_be(job: Job, folder: Folder) -> None:
     behave(job, "offline", "agents")
-    events = up(replace(job, config="[[agents]]", agents=("worker",)))
+    events = up(replace(job, mode="bridged", bridge="br0", egress=None, config="[[agents]]", agents=("worker",)))
     assert [kind for kind, _ in heard(job) if kind in ("exec", "set_config")] == ["exec", "set_config"]
     assert [event["text"] for event in events if event["event"] == "note"] == ["the guest has no network address yet"]
 

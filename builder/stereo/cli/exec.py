@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,10 +88,10 @@ def attach(out: Output, sandbox: str | None, agent: str | None) -> int:
         from stereo.cli.interactive import attend, exit_status
 
         async with connected(pick(sandbox)) as control:
+            from stereo.sandbox.provision import list_agents
             from stereos_guest import protocol
 
-            listed = await control.request(protocol.LIST_AGENTS, answer=protocol.AGENTS)
-            name = _with_terminal(listed["agents"], agent)
+            name = _with_terminal(await list_agents(control), agent)
             request = {"argv": ["/usr/lib/stereos/agent-attach", name], "user": "agent", "stdin": True}
             async with await control.open_stream(protocol.EXEC, {**request, "tty": terminal_size()}) as stream:
                 return exit_status(await attend(stream, terminal=True, keyboard=True))
@@ -133,14 +133,14 @@ def _need_terminal() -> None:
         raise UsageError("stdin is not a terminal", hint="without one, use `stereo exec -i`")
 
 
-def _with_terminal(agents: object, wanted: str | None) -> str:
-    """The name of the agent to join. The list is the guest's: it is looked at with care."""
-    rows = [row for row in agents if isinstance(row, dict)] if isinstance(agents, list) else []
-    names = [row["name"] for row in rows if row.get("session") and row.get("running") is True]
+def _with_terminal(agents: Iterable[Mapping[str, Any]], wanted: str | None) -> str:
+    """The name of the agent to join."""
+    names = [str(agent["name"]) for agent in agents if agent.get("session") and agent.get("running") is True]
     if wanted is None and len(names) == 1:
-        return str(names[0])
-    if wanted in names:
-        return str(wanted)
-    known = ", ".join(str(name) for name in names)
-    hint = f"these have one: {known}" if names else "an agent has one if it has no prompt, see `stereo status`"
+        return names[0]
+    if wanted is not None and wanted in names:
+        return wanted
+    hint = (
+        f"these have one: {', '.join(names)}" if names else "an agent has one if it has no prompt, see `stereo status`"
+    )
     raise UsageError(f"agent {wanted} has no terminal now" if wanted else "name an agent", hint=hint)

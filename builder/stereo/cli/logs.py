@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stereo.cli.options import sandbox_option
 from stereo.cli.output import Output, safe, speaking
 from stereo.errors import UsageError
+
+if TYPE_CHECKING:
+    from stereo.sandbox.state import Folder
 
 
 @click.command(
@@ -38,15 +41,19 @@ def logs(
 
     if sum((egress, console, agent is not None)) > 1:
         raise UsageError("--egress, --console and AGENT exclude each other")
+    if console and (follow or out.json):
+        raise UsageError("--console is printed as it is, and once", hint="leave out --follow and --json")
     from stereo.sandbox.names import pick
+    from stereo.sandbox.state import Folder
 
-    name = pick(sandbox)
+    folder = Folder(pick(sandbox))
+    folder.check()
     if egress:
-        _egress(out, name, follow, lines)
+        _egress(out, folder, follow, lines)
     elif console:
-        _console(name, lines)
+        _console(folder, lines)
     else:
-        asyncio.run(_agents(out, name, agent, follow, lines))
+        asyncio.run(_agents(out, folder.name, agent, follow, lines))
 
 
 async def _agents(out: Output, sandbox: str, agent: str | None, follow: bool, lines: int | None) -> None:
@@ -73,15 +80,14 @@ async def _agents(out: Output, sandbox: str, agent: str | None, follow: bool, li
                 else:
                     click.echo(f"{_moment(entry.time)} {safe(entry.agent)} | {safe(entry.text)}")
         ended = await stream.wait()
-    if ended.code:
+    if ended.code != 0:
         raise StereoError(f"the guest could not read its journal: {safe(complaint.decode(errors='replace'))}")
 
 
-def _egress(out: Output, sandbox: str, follow: bool, lines: int | None) -> None:
+def _egress(out: Output, folder: Folder, follow: bool, lines: int | None) -> None:
     from stereo.egress.client import read_log
-    from stereo.sandbox.state import Folder
 
-    for row in read_log(Folder(sandbox).egress_log, follow=follow, lines=lines):
+    for row in read_log(folder.egress_log, follow=follow, lines=lines):
         if out.json:
             click.echo(json.dumps(row))
         else:
@@ -91,10 +97,8 @@ def _egress(out: Output, sandbox: str, follow: bool, lines: int | None) -> None:
             click.echo(safe(text))
 
 
-def _console(sandbox: str, lines: int | None) -> None:
-    from stereo.sandbox.state import Folder
-
-    text = Folder(sandbox).console_log.read_bytes().decode(errors="replace")
+def _console(folder: Folder, lines: int | None) -> None:
+    text = folder.console_log.read_bytes().decode(errors="replace")
     rows = [safe(row.rstrip("\r")) for row in text.split("\n")]
     click.echo("\n".join(rows if lines is None else rows[len(rows) - lines :] if lines else []))
 

@@ -25,6 +25,7 @@ LIMIT: Final = 8 << 20  # bytes; twice as much is kept
 _LONGEST_TEXT: Final = 300
 _LONGEST_LINE: Final = 1 << 14  # bytes; no row comes near
 _POLL = 0.25  # seconds
+_LATEST = 1e11  # seconds; a time that a calendar has
 _CHUNK = 1 << 16
 
 
@@ -138,5 +139,12 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    needed = ("time", "verdict", "protocol", "host", "port")
-    return row if isinstance(row, dict) and all(key in row for key in needed) else None
+    needed: dict[str, type | tuple[type, ...]] = {
+        "time": (int, float),
+        "verdict": str,
+        "protocol": str,
+        "host": str,
+        "port": int,
+    }
+    good = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in needed.items())
+    return row if good and 0 <= row["time"] < _LATEST else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ Tell = Callable[[str], None]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOTES] = []
+    # Who starts us in the background of a shell has Ctrl-C ignored, by us and by all that we start; see signal(7).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

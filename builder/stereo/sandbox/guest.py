@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stereo.errors import StereoError
 from stereo.sandbox import provision
-from stereo.sandbox.job import Change, Job, differences
+from stereo.sandbox.job import Change, Job, differences, host_ports
 from stereo.sandbox.keys import learn_host_key, make_key
 from stereo.sandbox.messages import AGENTS, PROVISION
 from stereo.sandbox.state import Folder, Record
@@ -124,7 +124,8 @@ class Guest:
         except BaseException:
             self.job = before  # what came to be nevertheless is done again the next time
             raise
-        self.job = replace(job, tools=before.tools, accelerator=before.accelerator, keep=before.keep)
+        wired = tuple(sorted({*before.wired, *host_ports(before)}))
+        self.job = replace(job, tools=before.tools, accelerator=before.accelerator, keep=before.keep, wired=wired)
         agents = await provision.settle(self.control, job.agents) if changes else []
         return changes, provision.failures(agent for agent in agents if agent not in known)
 

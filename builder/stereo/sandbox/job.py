@@ -42,7 +42,8 @@ class Job:
 
     `tools` is the folder of the tools tree whose QEMU runs it (None: the host's own). `agents` are the names of those
     in `config`, replicas included. `grace` is what they and the guest get to end in. `root` is the folder of all
-    sandboxes, `scratch` that for files of a running machine.
+    sandboxes, `scratch` that for files of a running machine. `wired` are the ports of the host that a running machine
+    has sockets for, also those that no rule names any more.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Job:
     tools: str | None = None
     accelerator: str = ""
     keep: bool = False
+    wired: tuple[int, ...] = ()
 
     def encode(self) -> dict[str, Any]:
         """As JSON can say it. Not for a disk: the secrets are in it."""
@@ -80,13 +82,14 @@ class Job:
         rest["forwards"] = tuple(Forward(*each) for each in data["forwards"])
         rest["shares"] = tuple(Shared(*each) for each in data["shares"])
         rest["agents"] = tuple(data["agents"])
+        rest["wired"] = tuple(data["wired"])
         rest["egress"] = None if data["egress"] is None else tuple(data["egress"])
         return cls(**rest)
 
     def digest(self) -> str:
         """SHA-256 of what was asked for; of secrets it knows the names alone."""
         plain = {**self.encode(), "secrets": sorted(self.secrets)}
-        for ours in ("tools", "accelerator", "keep", "root", "scratch"):
+        for ours in ("tools", "accelerator", "keep", "root", "scratch", "wired"):
             del plain[ours]
         return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -117,10 +120,8 @@ def _differences(old: Job, new: Job) -> Iterator[Change]:
     yield from (Change(key, False) for key, value in start.items() if value(old) != value(new))
     if old.egress != new.egress:
         # The wire that leads to the filter, and its sockets for ports of the host, are part of the machine.
-        if (old.egress is None) != (new.egress is None) or host_ports(old) != host_ports(new):
-            yield Change("network.egress_allow", False)
-        else:
-            yield Change("network.egress_allow", True)
+        same_wire = (old.egress is None) == (new.egress is None)
+        yield Change("network.egress_allow", same_wire and {*host_ports(new)} <= {*host_ports(old), *old.wired})
     for name in sorted({*old.secrets, *new.secrets}):
         if old.secrets.get(name) != new.secrets.get(name):
             yield Change(f"secrets.{name}", True)

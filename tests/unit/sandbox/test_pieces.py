@@ -148,7 +148,8 @@ def test_a_job_shows_no_secret() -> None:
         ({"mode": "none"}, [("network.mode", False)]),
         ({"forwards": ()}, [("network.forwards", False)]),
         ({"egress": None}, [("network.egress_allow", False)]),
-        ({"egress": ("example.com:443",)}, [("network.egress_allow", False)]),
+        ({"egress": ("example.com:443",)}, [("network.egress_allow", True)]),
+        ({"egress": ("host.stereo.internal:9000",)}, [("network.egress_allow", False)]),
         ({"egress": ("host.stereo.internal:8000",)}, [("network.egress_allow", True)]),
         ({"shares": (), "config": "#"}, [("shared", False)]),
         ({"config": "#"}, [("agents", True)]),
@@ -243,3 +244,9 @@ def test_a_secret_that_no_agent_is_given_is_warned_of(dist: Path, tmp_path: Path
 
     assert read_job(jcard, {"KEY": "a-long-value"}, Listening()).secrets == {"KEY": "a-long-value"}
     assert [("KEY" in text, "a-long-value" in text) for text in warned] == [(True, False)]
+
+
+def test_a_port_of_the_host_that_was_taken_away_can_be_given_back() -> None:
+    without = replace(JOB, egress=())
+    assert [change.live for change in differences(without, JOB)] == [False]
+    assert [change.live for change in differences(replace(without, wired=(8000,)), JOB)] == [True]

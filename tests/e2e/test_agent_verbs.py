@@ -80,7 +80,7 @@ FIRST = (
     + agent("killed", "echo last words; kill -KILL $BASHPID")
     + agent("late", STUBBORN, 'timeout = "4s"\ngrace_period = "1s"')
     + agent("greedy", "exec tail /dev/zero", 'memory = "64MiB"')
-    + agent("crowd", "for i in {1..60}; do sleep 3 & done; wait", "pid_limit = 20")
+    + agent("crowd", "for i in {1..60}; do sleep 100 & done; wait", "pid_limit = 20")
     + agent("glutton", "exec tail /dev/zero", 'memory = "96MiB"', "sandboxed")
     + agent("swarm", "for i in {1..200}; do sleep 30 & done; echo all", "pid_limit = 80", "sandboxed")
     + agent("stubborn", STUBBORN, 'timeout = "30s"\ngrace_period = "1s"', "sandboxed")

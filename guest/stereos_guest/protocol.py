@@ -1,7 +1,7 @@
 """The control protocol of stereOS, written once for both sides: NDJSON envelopes over any byte stream.
 
-One JSON object per line: `type` (text) and, for most types, `payload` (object). Requests are answered in order; there
-are no request numbers. Everything here is pure: bytes in, values out, and no exception but `ProtocolError`.
+One JSON object per line: `type` (text) and, for most types, `payload` (object). Requests without a number (`id`) are
+answered in order, as in the original. Everything here is pure: bytes in, values out, no exception but `ProtocolError`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ The first word is the sandbox if there is one of that name, unless --sandbox say
 @click.argument("words", metavar="[SANDBOX] [COMMAND]...", nargs=-1, type=click.UNPROCESSED)
 @speaking()
 def ssh(out: Output, user: str, config: bool, sandbox: str | None, words: Sequence[str]) -> int:
-    """Log in to SANDBOX by ssh, or run COMMAND there."""
+    """Log in to SANDBOX by ssh, or run COMMAND there, by a shell as ssh(1) does."""
     from stereo.sandbox.keys import alias
     from stereo.sandbox.names import pick
     from stereo.sandbox.ssh import options
@@ -53,5 +52,6 @@ def ssh(out: Output, user: str, config: bool, sandbox: str | None, words: Sequen
     for key, value in chosen.items():
         if key != "HostName":
             argv += ["-o", f"{key}={value}"]
-    os.execv(program, [*argv, chosen["HostName"], *([shlex.join(words)] if words else [])])
+    argv.append("--")
+    os.execv(program, [*argv, chosen["HostName"], *words])
     raise AssertionError("unreachable")

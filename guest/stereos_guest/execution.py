@@ -89,9 +89,12 @@ class Process:
 
     def kill(self) -> None:
         """End it and all that it started. Only before it was reaped."""
-        if self.cgroup and _write(self.cgroup + "/cgroup.kill", b"1"):
-            return
-        self.signal(_SIGNALS["KILL"], everybody=True)
+        if not self.cgroup or not _write(self.cgroup + "/cgroup.kill", b"1"):
+            self.signal(_SIGNALS["KILL"], everybody=True)
+        try:  # just forked, it may be in neither the cgroup nor the group yet
+            posix.kill(self.pid, _SIGNALS["KILL"])
+        except ProcessLookupError:
+            pass
 
     def signal(self, number: int, *, everybody: bool = False) -> None:
         """Signal the terminal's foreground job; without a terminal, or for `everybody`, the process group."""

@@ -193,7 +193,7 @@ def limits() -> None:
         + shell("polite", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.2; done", 'timeout="3s"\nrestart="always"')
         + '[[agents]]\nname="greedy"\ntype="native"\nharness="custom"\ncommand=["tail","/dev/zero"]\nmemory="64MiB"\n'
         + shell("survivor", "tail /dev/zero; echo went on after $?", 'memory = "64MiB"')
-        + shell("crowd", "for i in {1..60}; do sleep 3 & done; wait", "pid_limit = 20")
+        + shell("crowd", "for i in {1..60}; do sleep 100 & done; wait", "pid_limit = 20")
     )
     FOUND["limits"] = settled("late", "polite", "greedy", "survivor", "crowd", seconds=150)
     FOUND["limits said"] = {name: said(name) for name in ("late", "polite", "survivor", "crowd")}

@@ -33,7 +33,7 @@ def test_every_verb_is_in_the_readme_and_no_other() -> None:
 def test_every_dependency_is_in_the_readme_and_no_other() -> None:
     named = {word.strip() for word in first_cells("Why each dependency").replace("package", "", 1).split() if word}
     wanted = set()
-    for name in ("runtime.in", "test.in"):
+    for name in ("runtime.in", "matrix.in", "test.in"):
         lines = (ROOT / "requirements" / name).read_text().split("\n")
         wanted |= {re.split(r"[<>=~\[ ]", line)[0] for line in lines if line and line[0] not in "#-"}
     assert {word.strip(",") for word in named} - {"-", "---"} == wanted

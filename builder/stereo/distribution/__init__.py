@@ -1,0 +1,1 @@
+"""How dists travel: publish and pull, atomic, verified, resumable, and only what changed."""

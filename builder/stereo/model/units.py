@@ -1,8 +1,9 @@
-"""Sizes and durations as people write them in a jcard: "4GiB", "1.5 GB", 1048576; "30s", "1h30m"."""
+"""Sizes, durations and ages as people write them: "4GiB", "1.5 GB", 1048576; "30s", "1h30m"; "30d", "52w"."""
 
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from decimal import Decimal
 
 MIB = 1 << 20
@@ -22,6 +23,8 @@ _SECONDS = {
     "m": Decimal(60),
     "h": Decimal(3600),
 }
+_AGE = re.compile(r"([1-9][0-9]{0,4})([hdw])")
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
 def parse_size(value: object) -> int:
@@ -57,3 +60,11 @@ def parse_duration(value: object) -> float:
 def duration_text(seconds: float) -> str:
     """The same duration for `parse_duration`, to the nanosecond."""
     return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def parse_age(value: object) -> timedelta:
+    """How old something may become: hours, days or weeks, as '36h', '30d', '52w'. Raises ValueError."""
+    found = _AGE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("is no age: write '36h', '30d', '52w'")
+    return timedelta(hours=int(found[1]) * _HOURS[found[2]])

@@ -1,0 +1,1 @@
+"""Where published mixtapes live: references, OCI documents, and the remotes that hold them."""

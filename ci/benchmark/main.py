@@ -218,7 +218,6 @@ def main(
     wanted = frozenset(filter(None, only.split(","))) if only else frozenset(ROWS)
     if unknown := sorted(wanted - ROWS.keys()):
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
-    os.environ.pop("_STEREO_BENCH", None)
     cache = Cache.from_environment()
     folder = (work or cache.root / "bench").absolute()
     folder.mkdir(parents=True, exist_ok=True)

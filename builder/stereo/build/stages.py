@@ -15,6 +15,7 @@ from stereo.build.workspace import workspace
 from stereo.inputs.obtain import obtain
 from stereo.inputs.sources import Sources
 from stereo.inputs.store import Store
+from stereo.model.lock import Lock
 from stereo.paths import Cache
 from stereo.plan.plan import Plan
 from stereo.plan.render import INIT, shared_files
@@ -34,9 +35,13 @@ class Builder:
 
     def tools(self, plan: Plan) -> Path:
         """The tools tree of a plan."""
+        return self.unpacked(plan.tools_key, plan.tools_lock)
+
+    def unpacked(self, key: str, lock: Lock) -> Path:
+        """The tree of the tools in a lock, by a key of the caller's."""
         return tools_tree(
-            plan.tools_key,
-            plan.tools_lock,
+            key,
+            lock,
             cache=self.cache,
             store=self.store,
             sources=self.sources,
@@ -52,7 +57,7 @@ class Builder:
             return finished
         sandbox.check()
         tools = self.tools(plan)
-        tree = self._packages(plan, tools)
+        tree = self.packages(plan)
         with workspace(self.cache, f"image-{plan.image_key[:16]}", self.report) as work:
             if finished.is_dir():
                 return finished
@@ -80,10 +85,13 @@ class Builder:
                 new.rename(finished)
         return finished
 
-    def _packages(self, plan: Plan, tools: Path) -> Path:
+    def packages(self, plan: Plan) -> Path:
+        """The tree with the installed packages, a .tar, made if it is not cached."""
         finished = self.cache.trees / f"{plan.packages_key}.tar"
         if finished.is_file():
             return finished
+        sandbox.check()
+        tools = self.tools(plan)
         with workspace(self.cache, f"packages-{plan.packages_key[:16]}", self.report) as work:
             if finished.is_file():
                 return finished

@@ -107,16 +107,16 @@ def treat_signals_as_ctrl_c() -> None:
         signal.signal(number, stop)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (default: this process's) and return the exit status."""
+def run(arguments: Sequence[str] | None = None, command: click.Command = stereo) -> int:
+    """Run one command line (default: this process's, for the verbs) and return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:
         if instruction := os.environ.get(COMPLETE):
             return shell_complete(stereo, {}, "stereo", COMPLETE, instruction)
         # Not `stereo.main()`, which makes of Ctrl-C something of its own.
-        with stereo.make_context("stereo", given) as context:
-            status = stereo.invoke(context)
+        with command.make_context(command.name, given) as context:
+            status = command.invoke(context)
         sys.stdout.flush()
         return status if isinstance(status, int) else DONE
     except click.exceptions.Exit as wanted:

@@ -30,7 +30,7 @@ def make_checkout(root: Path) -> Path:
     root.joinpath("guest").mkdir()
     requirements = root / "requirements"
     requirements.mkdir()
-    for kind in ("runtime", "test"):
+    for kind in ("runtime", "matrix", "test"):
         requirements.joinpath(f"{kind}.txt").write_text("# nothing\n")
     shutil.copy2(ROOT / "stereo", root / "stereo")
     return root

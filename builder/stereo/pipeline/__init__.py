@@ -1,0 +1,1 @@
+"""Releases: the jobs in their order, what each was made from, the workflows that call them, and the build matrix."""

@@ -1,0 +1,21 @@
+"""Which script of ci/ was started, and so which command this is."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from stereo.cli.app import run, treat_signals_as_ctrl_c
+
+
+def main() -> None:
+    """Become the command that is named as the script, in the module that is."""
+    name = Path(sys.argv[0]).name
+    command = getattr(import_module(f"ci.jobs.{name}"), name)
+    assert isinstance(command, click.Command)
+    command.name = f"ci/{name}"
+    treat_signals_as_ctrl_c()
+    sys.exit(run(command=command))

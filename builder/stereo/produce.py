@@ -1,4 +1,4 @@
-"""From a plan to a dist: the image from the cache or from mkosi, then everything that is derived from it."""
+"""From a plan to a dist: the image from the cache or from mkosi, what is in it, then everything derived from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from stereo.build.stages import Builder
 from stereo.model.lock import Lock
 from stereo.model.manifest import Agent, AgentPackage, Manifest
 from stereo.plan.plan import Plan
+from stereo.sbom.documents import documents
+from stereo.sbom.gather import draw_up
+from stereo.sbom.installed import read_tree
 from stereo.vm.programs import Programs
 
 # The tools whose versions a reader of a manifest asks for first; the lock of the tools has all of them.
@@ -27,6 +30,7 @@ def produce(plan: Plan, builder: Builder, out: Path, *, revision: str, jobs: int
         image,
         facts,
         out,
+        documents=_documents(plan, builder, facts),
         level=plan.level,
         jobs=jobs,
         qemu_img=programs.qemu_img,
@@ -35,6 +39,19 @@ def produce(plan: Plan, builder: Builder, out: Path, *, revision: str, jobs: int
         report=builder.report,
         force=force,
     )
+
+
+def _documents(plan: Plan, builder: Builder, facts: ManifestFacts) -> dict[str, bytes]:
+    tree = builder.packages(plan)
+    with builder.report.step("Writing down what is in it"):
+        bill = draw_up(
+            plan,
+            read_tree(tree),
+            revision=facts.source_revision,
+            root_hash=facts.root_hash,
+            kernel_version=facts.kernel_version,
+        )
+        return documents(bill)
 
 
 def _facts(plan: Plan, image: dict[str, object], revision: str) -> ManifestFacts:

@@ -216,7 +216,7 @@ HOSTILE = {
     "negative": lambda text: text.replace("epoch = ", "epoch = -"),
     "duplicate": lambda text: 'name = "a"\n' + text,
     "unknown-key": lambda text: 'surprise = "a"\n' + text,
-    "newer-schema": lambda text: text.replace("schema = 1", "schema = 2"),
+    "newer-schema": lambda text: text.replace("schema = 2", "schema = 3"),
     "deep": lambda text: text + "x = " + "[" * 5000,
     "large": lambda text: text + "#" * (2 << 20),
     "no-text": lambda text: text + "\0\udcff",

@@ -60,7 +60,7 @@ def reseal(folder: Path) -> None:
     manifest = folder / MANIFEST_FILE
     before = read_manifest(folder)
     text = manifest.read_text()
-    for name, digest, size in before.artifacts.files():
+    for name, digest, size in before.files():
         with (folder / name).open("rb") as file:
             now = hashlib.file_digest(file, "sha256").hexdigest()
         text = text.replace(digest, now)

@@ -15,7 +15,7 @@ from makers.node import SAMPLE, Files, directory, file
 from makers.vfat import make_vfat
 from stereo.artifacts import gpt
 from stereo.artifacts.region import Region
-from stereo.model.manifest import Manifest, parse_manifest, render_manifest
+from stereo.model.manifest import CYCLONEDX_FILE, SCHEMA, SPDX_FILE, Manifest, parse_manifest, render_manifest
 
 STATE_UUID = "99999999-8888-7777-6666-555555555555"
 ESP_UUID = "99999999-8888-7777-6666-444444444444"
@@ -91,6 +91,8 @@ def make_dist(
             "initrd": packed,
             "cmdline": cmdline,
             "init": b"/usr/lib/systemd/systemd",
+            CYCLONEDX_FILE: b'{"bomFormat": "CycloneDX"}\n',
+            SPDX_FILE: b'{"spdxVersion": "SPDX-2.3"}\n',
         },
         root_hash,
     )
@@ -104,7 +106,7 @@ def write_dist(folder: Path, files: dict[str, bytes], root_hash: str) -> Manifes
     raw = files["stereos.img"]
     manifest = Manifest.model_validate(
         {
-            "schema": 1,
+            "schema": SCHEMA,
             "name": "sample-mixtape",
             "version": "2026.01.02.0",
             "arch": "x86_64-linux",
@@ -114,6 +116,7 @@ def write_dist(folder: Path, files: dict[str, bytes], root_hash: str) -> Manifes
                 "qcow2": _disk(files, "stereos.qcow2"),
                 "kernel": {name.lower(): _plain(files, name) for name in ("bzImage", "initrd", "cmdline", "init")},
             },
+            "sbom": {"cyclonedx": _plain(files, CYCLONEDX_FILE), "spdx": _plain(files, SPDX_FILE)},
             "build": {
                 "source_revision": "abc",
                 "plan_key": "0" * 64,

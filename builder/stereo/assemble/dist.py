@@ -23,9 +23,12 @@ from stereo.assemble.place import publish, staging
 from stereo.assemble.qcow2 import convert
 from stereo.errors import ProblemsError, StereoError
 from stereo.model.manifest import (
+    ADDED_LATER,
+    CYCLONEDX_FILE,
     MANIFEST_FILE,
     MAX_BYTES,
     SCHEMA,
+    SPDX_FILE,
     Agent,
     Manifest,
     is_release,
@@ -39,6 +42,7 @@ FRAMES_LIMIT = 4 << 30
 """Bytes of compressed frames that a build leaves in the cache."""
 
 _WORKER_MEMORY = 256 << 20
+_DOCUMENTS = {"cyclonedx": CYCLONEDX_FILE, "spdx": SPDX_FILE}
 _KERNEL_FILES = {"vmlinuz": "bzImage", "initrd": "initrd", "cmdline": "cmdline", "init": "init"}
 
 
@@ -79,6 +83,7 @@ def assemble(
     facts: ManifestFacts,
     out: Path,
     *,
+    documents: Mapping[str, bytes],
     level: int,
     jobs: int,
     qemu_img: Sequence[str],
@@ -89,7 +94,7 @@ def assemble(
 ) -> Manifest:
     """Make the dist `out` (dist/NAME/VERSION/ARCH) from `image_dir` (image.raw, vmlinuz, initrd, cmdline, init).
 
-    `level` is zstd's, `jobs` the compressors at work at most (the bytes do not depend on it), `qemu_img` the first
+    `documents` are the two SBOMs by file name, `level` is zstd's, `jobs` the compressors at work at most (the bytes do not depend on it), `qemu_img` the first
     words of the command, `qemu_env` its environment. Raises StereoError; then `out` is as it was. A release whose
     bytes would change is refused unless `force`.
     """
@@ -97,7 +102,8 @@ def assemble(
         image, raw, qcow2 = image_dir / "image.raw", folder / "stereos.img", folder / "stereos.qcow2"
         total = _data_size(image)
         artifacts: dict[str, object] = {"kernel": _kernel(image_dir, folder)}
-        _refuse_unfit(facts, level, artifacts, image.stat().st_size)  # now, and not after a minute of compressing
+        sbom = _written(documents, folder)
+        _refuse_unfit(facts, level, artifacts, sbom, image.stat().st_size)  # now, and not after a minute of compressing
         with report.step("Deriving the qcow2"):
             convert(image, qcow2, qemu_img=qemu_img, env=qemu_env)
         total += _data_size(qcow2)
@@ -111,7 +117,7 @@ def assemble(
             compressor.finish()
             artifacts["raw"] = _joined(compressor, raw_sums, folder / "stereos.img.zst")
             artifacts["qcow2"] = _joined(compressor, qcow2_sums, folder / "stereos.qcow2.zst")
-        manifest = _describe(facts, level, artifacts, raw_sums.spans)
+        manifest = _describe(facts, level, artifacts, sbom, raw_sums.spans)
         text = render_manifest(manifest).encode()
         _refuse_other_bytes(out, manifest.version, text, force=force)
         with report.step("Moving the dist into place"):
@@ -129,8 +135,9 @@ def is_current(dist: Path, plan_key: str) -> bool:
         manifest = read_manifest(dist)
     except (OSError, StereoError):
         return False
-    sizes = {file: size for file, _, size in manifest.artifacts.files()}
-    if manifest.build.plan_key != plan_key or {*os.listdir(dist)} != {*sizes, MANIFEST_FILE}:  # noqa: PTH208
+    sizes = {file: size for file, _, size in manifest.files()}
+    here = {*os.listdir(dist)} - ADDED_LATER  # noqa: PTH208 - names are what is wanted
+    if manifest.build.plan_key != plan_key or here != {*sizes, MANIFEST_FILE}:
         return False
     for file, size in sizes.items():
         status = (dist / file).lstat()
@@ -173,14 +180,31 @@ def _kernel(image_dir: Path, folder: Path) -> dict[str, dict[str, str | int]]:
     return tables
 
 
-def _refuse_unfit(facts: ManifestFacts, level: int, artifacts: Mapping[str, object], size: int) -> None:
+def _written(documents: Mapping[str, bytes], folder: Path) -> dict[str, dict[str, str | int]]:
+    """Write the SBOMs; returns their tables of the manifest."""
+    tables: dict[str, dict[str, str | int]] = {}
+    for key, name in _DOCUMENTS.items():
+        (folder / name).write_bytes(documents[name])
+        tables[key] = {"sha256": hashlib.sha256(documents[name]).hexdigest(), "size": len(documents[name])}
+    return tables
+
+
+def _refuse_unfit(
+    facts: ManifestFacts, level: int, artifacts: Mapping[str, object], sbom: Mapping[str, object], size: int
+) -> None:
     """Raises ProblemsError for facts that no reader of the manifest would accept. `size` is the disk's, in bytes."""
     digest = "0" * 64
     disk = {"sha256": digest, "size": size, "compressed_sha256": digest, "compressed_size": 1}
-    _describe(facts, level, {**artifacts, "raw": disk, "qcow2": disk}, [digest] * len(facts.partitions))
+    _describe(facts, level, {**artifacts, "raw": disk, "qcow2": disk}, sbom, [digest] * len(facts.partitions))
 
 
-def _describe(facts: ManifestFacts, level: int, artifacts: Mapping[str, object], digests: Sequence[str]) -> Manifest:
+def _describe(
+    facts: ManifestFacts,
+    level: int,
+    artifacts: Mapping[str, object],
+    sbom: Mapping[str, object],
+    digests: Sequence[str],
+) -> Manifest:
     table = {
         "schema": SCHEMA,
         "name": facts.name,
@@ -188,6 +212,7 @@ def _describe(facts: ManifestFacts, level: int, artifacts: Mapping[str, object],
         "arch": facts.arch,
         "dev": facts.dev,
         "artifacts": artifacts,
+        "sbom": sbom,
         "build": {
             "source_revision": facts.source_revision,
             "plan_key": facts.plan_key,

@@ -1,6 +1,7 @@
 """Where two builds part: from the dist down to the first difference that can be named, in one line each.
 
-The artifacts come in the order of cause and effect: the disk before what is derived from it, the manifest last.
+The artifacts come in the order of cause and effect: the disk before what is derived from it, the manifest last. What
+signing and pulling lay beside them is no part of what is compared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from stereo.artifacts.region import FormatError, OpenFile, Region, first_differe
 from stereo.check.diffdisk import differences, kind_of
 from stereo.check.differences import Difference, Level, against, inside, limited
 from stereo.errors import UsageError, shown
-from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES
+from stereo.model.manifest import ADDED_LATER, MANIFEST_FILE, MAX_BYTES
 from stereo.report import Report
 
 _ORDER = ("stereos.img", "bzImage", "initrd", "cmdline", "init", "stereos.qcow2")
@@ -77,7 +78,7 @@ def _names(folder: Path) -> set[str]:
         raise UsageError(f"cannot be listed: {error.strerror}", where=str(folder)) from error
     if len(names) > _MOST_NAMES:
         raise UsageError(f"holds {len(names)} names, it is no dist", where=str(folder))
-    return names
+    return names - ADDED_LATER
 
 
 def _place(name: str) -> tuple[int, str]:

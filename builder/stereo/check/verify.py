@@ -81,7 +81,7 @@ def _verify(folder: int, report: Report, jobs: int, stack: ExitStack) -> Verdict
     manifest = _manifest(folder, findings)
     if manifest is None:
         return Verdict(None, tuple(findings))
-    expected = {name: (digest, size) for name, digest, size in manifest.artifacts.files()}
+    expected = {name: (digest, size) for name, digest, size in manifest.files()}
     findings += _listing(folder, {MANIFEST_FILE, *expected})
     regions: dict[str, Region] = {}
     for name, (_, size) in expected.items():
@@ -142,7 +142,7 @@ class _Check:
         self._regions = regions
         self._advance = advance
         self._stop = threading.Event()
-        self._digests = {name: digest for name, digest, _ in manifest.artifacts.files()}
+        self._digests = {name: digest for name, digest, _ in manifest.files()}
         self._root = disk.only_of_type(manifest, gpt.ROOT[manifest.arch])
         self._hashes = disk.only_of_type(manifest, gpt.ROOT_VERITY[manifest.arch])
 

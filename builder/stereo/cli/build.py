@@ -88,7 +88,7 @@ def build(
         manifest = _made(out, dist, plan, offline=offline, force=force, jobs=jobs, mirror=mirror)
     point_result(Path("result"), dist)
     _register(out, dist, plan)
-    files = {file: {"sha256": digest, "size": size} for file, digest, size in manifest.artifacts.files()}
+    files = {file: {"sha256": digest, "size": size} for file, digest, size in manifest.files()}
     download = manifest.artifacts.raw.compressed_size
     text = f"{dist}: {'unchanged' if unchanged else 'built'}; to download: {amount(download, 'B')}"
     data = {

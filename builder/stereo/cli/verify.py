@@ -44,7 +44,7 @@ def verify(out: Output, folder: Path, jobs: int | None) -> int:
         lines = [f"ok      {finding.artifact}: {finding.check}: {safe(finding.message)}" for finding in held] + lines
     if verdict.ok and verdict.manifest:
         manifest = verdict.manifest
-        files = list(manifest.artifacts.files())
+        files = list(manifest.files())
         total = amount(sum(size for _, _, size in files), "B")
         lines.append(f"ok: {manifest.name} {manifest.version} {manifest.arch}, {len(files)} files, {total}")
     else:

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,8 +20,19 @@ from tomlkit.items import Table
 
 from stereo.errors import Problem, ProblemsError, shown
 
-SCHEMA = 1
+SCHEMA: Final = 2
 MANIFEST_FILE = "mixtape.toml"
+CYCLONEDX_FILE = "sbom.cdx.json"
+SPDX_FILE = "sbom.spdx.json"
+DISK_FILES = {"raw": ("stereos.img", "stereos.img.zst"), "qcow2": ("stereos.qcow2", "stereos.qcow2.zst")}
+"""By disk format: the disk and its zstd form."""
+
+SIGNATURE_FILES = ("SHA256SUMS", "SHA256SUMS.sig", "SHA256SUMS.gpg")
+ATTESTATIONS = "attestations"  # a folder of signed statements, KIND.KEYID16.dsse.json
+PULLED = "pulled.json"  # what a pulled dist came from, and which disk formats of it are here
+ADDED_LATER = frozenset((*SIGNATURE_FILES, ATTESTATIONS, PULLED))
+"""What signing and pulling lay beside the files of a dist. No build makes it, so nothing compares it."""
+
 MAX_BYTES = 1 << 20
 MAX_LINES = 10_000  # with MAX_LINE: tomllib is quadratic in (depth of a table) x (keys in it)
 MAX_LINE = 4096
@@ -126,19 +137,38 @@ class KernelArtifacts(_Model):
 
 
 class Artifacts(_Model):
-    """Every file of a dist but the manifest itself."""
+    """The disks, and what a direct kernel boot needs."""
 
     raw: RawArtifact
     qcow2: Qcow2Artifact
     kernel: KernelArtifacts
 
     def files(self) -> Iterator[tuple[str, str, int]]:
-        """(file name, SHA-256, size in bytes) of every file, in the order of the manifest."""
+        """(file name, SHA-256, size in bytes) of each, in the order of the manifest."""
         for disk in (self.raw, self.qcow2):
             yield disk.file, disk.sha256, disk.size
             yield disk.compressed_file, disk.compressed_sha256, disk.compressed_size
         for plain in (self.kernel.bzimage, self.kernel.initrd, self.kernel.cmdline, self.kernel.init):
             yield plain.file, plain.sha256, plain.size
+
+
+class CycloneDx(PlainArtifact):
+    """[sbom.cyclonedx]"""
+
+    file: Literal["sbom.cdx.json"] = "sbom.cdx.json"
+
+
+class Spdx(PlainArtifact):
+    """[sbom.spdx]"""
+
+    file: Literal["sbom.spdx.json"] = "sbom.spdx.json"
+
+
+class Sbom(_Model):
+    """Which software is in the image, in the two forms that others read."""
+
+    cyclonedx: CycloneDx
+    spdx: Spdx
 
 
 class Build(_Model):
@@ -211,15 +241,22 @@ class Agent(_Model):
 class Manifest(_Model):
     """The whole of mixtape.toml."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_: Annotated[Literal[2], Field(alias="schema")] = SCHEMA
     name: Name
     version: Version
     arch: Arch
     dev: bool
     artifacts: Artifacts
+    sbom: Sbom
     build: Build
     image: Image
     agent: Agent
+
+    def files(self) -> Iterator[tuple[str, str, int]]:
+        """(file name, SHA-256, size in bytes) of every file of the dist but the manifest itself, in its order."""
+        yield from self.artifacts.files()
+        for plain in (self.sbom.cyclonedx, self.sbom.spdx):
+            yield plain.file, plain.sha256, plain.size
 
     @model_validator(mode="after")
     def _partitions_on_the_disk(self) -> Manifest:
@@ -261,6 +298,8 @@ def parse_manifest(data: bytes, file: str) -> Manifest:
         raise refuse("schema", "is missing or not a small positive number", "this is not a manifest of stereo")
     if schema > SCHEMA:
         raise refuse("schema", f"{schema}: made by a newer stereo", f"this one reads schema {SCHEMA}: update it")
+    if schema < SCHEMA:  # no release was ever made with one
+        raise refuse("schema", f"{schema}: made by an older stereo", "build the mixtape again")
     try:
         return Manifest.model_validate(table)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from uuid import UUID
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Lock
+from stereo.model.manifest import SCHEMA
 from stereo.model.mixtape import Mixtape
 from stereo.plan.packages import image_request, tools_request
 from stereo.plan.render import (
@@ -116,7 +117,16 @@ def make_plan(
         tools_key=tools_key,
         packages_key=packages_key,
         image_key=image_key,
-        key=_key("dist", {"image": image_key, "name": mixtape.name, "version": version, "level": str(level)}),
+        key=_key(
+            "dist",
+            {
+                "image": image_key,
+                "manifest": str(SCHEMA),
+                "name": mixtape.name,
+                "version": version,
+                "level": str(level),
+            },
+        ),
     )
 
 

@@ -58,8 +58,8 @@ def _expected(dist: Path, manifest_digest: str) -> dict[str, tuple[str, int]]:
         data = file.read(MAX_BYTES + 1)
     if hashlib.sha256(data).hexdigest() != manifest_digest:
         raise StereoError("changed just now", where=str(path), hint="run again")
-    artifacts = parse_manifest(data, str(path)).artifacts
-    return {name: (sha256, size) for name, sha256, size in artifacts.files()}
+    manifest = parse_manifest(data, str(path))
+    return {name: (sha256, size) for name, sha256, size in manifest.files()}
 
 
 def _mark(path: Path) -> list[int]:

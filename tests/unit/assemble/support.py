@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stereo.assemble.dist import ManifestFacts, PartitionFacts, assemble
-from stereo.model.manifest import Agent, AgentPackage, Manifest
+from stereo.model.manifest import CYCLONEDX_FILE, SPDX_FILE, Agent, AgentPackage, Manifest
 from stereo.report import Silent
 
 MIB = 1 << 20
@@ -27,6 +27,7 @@ with open(source, "rb") as raw, open(target, "wb") as out:
         if data.strip(b"\\0"):
             out.write(data)
 """
+DOCUMENTS = {CYCLONEDX_FILE: b'{"bomFormat": "CycloneDX"}\n', SPDX_FILE: b'{"spdxVersion": "SPDX-2.3"}\n'}
 STAND_IN = (sys.executable, "-c", _STAND_IN)
 
 
@@ -94,6 +95,7 @@ def build(
         image,
         replace(FACTS, version=version),
         out,
+        documents=DOCUMENTS,
         level=level,
         jobs=jobs,
         qemu_img=qemu_img,

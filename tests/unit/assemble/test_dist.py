@@ -19,10 +19,10 @@ import pytest
 from stereo.assemble import compress
 from stereo.assemble.dist import assemble, is_current, read_manifest
 from stereo.errors import ProblemsError, StereoError
-from stereo.model.manifest import parse_manifest
+from stereo.model.manifest import ATTESTATIONS, PULLED, SIGNATURE_FILES, parse_manifest
 from stereo.process import CommandFailed
 from stereo.report import Silent
-from unit.assemble.support import EPOCH, FACTS, KEY, STAND_IN, build, make_image
+from unit.assemble.support import DOCUMENTS, EPOCH, FACTS, KEY, STAND_IN, build, make_image
 
 FILES = [
     "bzImage",
@@ -30,6 +30,8 @@ FILES = [
     "init",
     "initrd",
     "mixtape.toml",
+    "sbom.cdx.json",
+    "sbom.spdx.json",
     "stereos.img",
     "stereos.img.zst",
     "stereos.qcow2",
@@ -73,7 +75,7 @@ def test_the_manifest_tells_what_is_there(image: Path, dist: Path, frames: Path)
     manifest = build(image, dist, frames)
     assert parse_manifest((dist / "mixtape.toml").read_bytes(), "mixtape.toml") == manifest
     found = digests(dist)
-    for file, sha256, size in manifest.artifacts.files():
+    for file, sha256, size in manifest.files():
         assert (sha256, size) == (found[file], (dist / file).stat().st_size)
     disk = (image / "image.raw").read_bytes()
     for one in manifest.image.partition:
@@ -102,6 +104,14 @@ def test_a_dist_is_current_for_its_own_plan_alone(image: Path, dist: Path, frame
     assert not is_current(dist.with_name("none"), KEY)
 
 
+def test_a_dist_that_was_signed_or_pulled_is_still_current(image: Path, dist: Path, frames: Path) -> None:
+    build(image, dist, frames)
+    for name in (*SIGNATURE_FILES, PULLED):
+        (dist / name).write_text("beside")
+    (dist / ATTESTATIONS).mkdir()
+    assert is_current(dist, KEY)
+
+
 @pytest.mark.parametrize("harm", ["touch", "truncate", "remove", "link", "add", "manifest"])
 def test_a_dist_that_was_tampered_with_is_not_current(image: Path, dist: Path, frames: Path, harm: str) -> None:
     build(image, dist, frames)
@@ -120,7 +130,7 @@ def test_a_dist_that_was_tampered_with_is_not_current(image: Path, dist: Path, f
         case "add":
             (dist / "surplus").touch()
         case "manifest":
-            (dist / "mixtape.toml").write_text("schema = 1\n")
+            (dist / "mixtape.toml").write_text("schema = 2\n")
     assert not is_current(dist, KEY)
 
 
@@ -182,7 +192,17 @@ def test_a_command_line_with_a_newline_is_refused(image: Path, dist: Path, frame
 def test_facts_that_no_reader_would_accept_are_refused_before_the_work(image: Path, dist: Path, frames: Path) -> None:
     facts = replace(FACTS, arch="mips", root_hash="none")
     with pytest.raises(ProblemsError) as caught:
-        assemble(image, facts, dist, level=1, jobs=1, qemu_img=STAND_IN, frames=frames, report=Silent())
+        assemble(
+            image,
+            facts,
+            dist,
+            documents=DOCUMENTS,
+            level=1,
+            jobs=1,
+            qemu_img=STAND_IN,
+            frames=frames,
+            report=Silent(),
+        )
     assert {problem.key for problem in caught.value.problems} == {"arch", "image.root_hash"}
     assert beside(dist) == []
     assert not frames.exists()

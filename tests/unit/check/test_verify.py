@@ -33,6 +33,8 @@ FILES = (
     "initrd",
     "cmdline",
     "init",
+    "sbom.cdx.json",
+    "sbom.spdx.json",
 )
 
 
@@ -151,10 +153,10 @@ def test_a_linked_manifest_is_refused(dist: Path) -> None:
     [
         ('file = "initrd"', 'file = "../initrd"'),
         ('file = "initrd"', 'file = "/etc/passwd"'),
-        ("schema = 1", "schema = 1\nschema = 1"),
-        ("schema = 1", "schema = 2"),
+        ("schema = 2", "schema = 2\nschema = 2"),
+        ("schema = 2", "schema = 3"),
         ("epoch = 1700000000", "epoch = 99999999999999999999999999"),
-        ("schema = 1", "schema = 1\nx = " + "[" * 3000),
+        ("schema = 2", "schema = 2\nx = " + "[" * 3000),
     ],
 )
 def test_a_hostile_manifest_is_refused(dist: Path, old: str, new: str) -> None:

@@ -46,10 +46,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def manifest() -> Any:
     """As much of a manifest as the verbs look at."""
-    artifacts = SimpleNamespace(
-        files=lambda: [("stereos.img", "0" * 64, 10)], raw=SimpleNamespace(compressed_size=2_000_000)
+    return SimpleNamespace(
+        name="base",
+        version="2026.01.31.0",
+        arch="x86_64-linux",
+        artifacts=SimpleNamespace(raw=SimpleNamespace(compressed_size=2_000_000)),
+        files=lambda: [("stereos.img", "0" * 64, 10)],
     )
-    return SimpleNamespace(name="base", version="2026.01.31.0", arch="x86_64-linux", artifacts=artifacts)
 
 
 @pytest.fixture

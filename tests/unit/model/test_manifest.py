@@ -20,6 +20,7 @@ from stereo.model.manifest import (
     MAX_FILE,
     MAX_LINE,
     MAX_LINES,
+    SCHEMA,
     Manifest,
     is_release,
     parse_manifest,
@@ -57,7 +58,7 @@ def content() -> dict[str, Any]:
         }
 
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": "opencode-mixtape",
         "version": "2026.11.21.0",
         "arch": "x86_64-linux",
@@ -67,6 +68,7 @@ def content() -> dict[str, Any]:
             "qcow2": disk("stereos.qcow2"),
             "kernel": {key: plain(file) for key, file in KERNEL_FILES.items()},
         },
+        "sbom": {"cyclonedx": plain("sbom.cdx.json"), "spdx": plain("sbom.spdx.json")},
         "build": {
             "source_revision": "5d89c00-dirty",
             "plan_key": DIGEST,
@@ -125,7 +127,7 @@ def test_a_good_manifest_is_read() -> None:
         "x86_64-linux",
         False,
     )
-    assert [file for file, _, _ in manifest.artifacts.files()] == [
+    assert [file for file, _, _ in manifest.files()] == [
         "stereos.img",
         "stereos.img.zst",
         "stereos.qcow2",
@@ -134,6 +136,8 @@ def test_a_good_manifest_is_read() -> None:
         "initrd",
         "cmdline",
         "init",
+        "sbom.cdx.json",
+        "sbom.spdx.json",
     ]
 
 
@@ -174,6 +178,9 @@ def test_a_good_manifest_is_read() -> None:
         ("artifacts.kernel.init", ..., "artifacts.kernel.init"),
         ("artifacts.kernel.extra", {}, "artifacts.kernel.extra"),
         ("artifacts.vmdk", {}, "artifacts.vmdk"),
+        ("sbom.cyclonedx", ..., "sbom.cyclonedx"),
+        ("sbom.spdx.file", "sbom.cdx.json", "sbom.spdx.file"),
+        ("sbom.swid", {}, "sbom.swid"),
         ("surplus", 1, "surplus"),
         ("build.epoch", EPOCH_MIN - 1, "build.epoch"),
         ("build.epoch", EPOCH_MAX + 1, "build.epoch"),
@@ -226,10 +233,16 @@ def test_more_partitions_than_any_disk_of_ours_are_refused() -> None:
     assert "image.partition: " in problems_of(text_of(tables))
 
 
-@pytest.mark.parametrize("schema", [2, 17])
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 17])
 def test_a_newer_schema_is_a_clean_refusal_before_anything_else(schema: int) -> None:
     shown = problems_of(f"schema = {schema}\n[[artifacts]]\n".encode())
     assert shown.startswith(f"dist/mixtape.toml: schema: {schema}: made by a newer stereo")
+    assert len(shown.splitlines()) == 1
+
+
+def test_an_older_schema_is_a_clean_refusal_too() -> None:
+    shown = problems_of(b"schema = 1\n[[artifacts]]\n")
+    assert shown.startswith("dist/mixtape.toml: schema: 1: made by an older stereo")
     assert len(shown.splitlines()) == 1
 
 
@@ -243,13 +256,13 @@ def test_a_schema_that_is_no_number_is_refused(schema: str) -> None:
     [
         b"",
         b"\xff\xfe",
-        b'schema = 1\nname = "a"\nname = "b"\n',
-        b"schema = 1\n[artifacts]\n[artifacts]\n",
+        b'schema = 2\nname = "a"\nname = "b"\n',
+        b"schema = 2\n[artifacts]\n[artifacts]\n",
         b"schema = " + b"9" * 4000,
-        b"schema = 1\nx = " + b"[" * 4000,
-        b"schema = 1\nx = " + b"[" * 2000 + b"]" * 2000,
-        b"schema = 1\n" + b".".join([b"a"] * 2000) + b" = 1\n",
-        b"schema = 1\nx = 2026-99-99\n",
+        b"schema = 2\nx = " + b"[" * 4000,
+        b"schema = 2\nx = " + b"[" * 2000 + b"]" * 2000,
+        b"schema = 2\n" + b".".join([b"a"] * 2000) + b" = 1\n",
+        b"schema = 2\nx = 2026-99-99\n",
         b"schema = 1\n" * 2,
         b"\x00",
     ],
@@ -274,7 +287,7 @@ def test_endless_lines_are_refused(data: bytes) -> None:
 
 def test_the_worst_file_within_the_limits_is_refused_in_seconds() -> None:
     deep = b"[" + b".".join([b"a"] * ((MAX_LINE - 2) // 2)) + b"]\n"
-    data = b"schema = 1\n" + deep + b"".join(b"k%d=1\n" % number for number in range(MAX_LINES - 10))
+    data = b"schema = 2\n" + deep + b"".join(b"k%d=1\n" % number for number in range(MAX_LINES - 10))
     began = time.process_time()
     problems_of(data)
     assert time.process_time() - began < 10
@@ -322,7 +335,7 @@ def manifests(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Manifest:
         table = tables["artifacts"][kind]
         table |= {"sha256": draw(_digest), "compressed_sha256": draw(_digest), "size": draw(_size)}
         table["compressed_size"] = draw(_size)
-    for table in tables["artifacts"]["kernel"].values():
+    for table in (*tables["artifacts"]["kernel"].values(), *tables["sbom"].values()):
         table |= {"sha256": draw(_digest), "size": draw(_size)}
     tables["build"] |= {
         "source_revision": draw(word),

@@ -90,6 +90,11 @@ def user_config() -> Path:
     return _xdg("XDG_CONFIG_HOME", ".config") / "stereos"
 
 
+def stereo_config() -> Path:
+    """`~/.config/stereo`: what the user decided: keys, and whose signatures are needed."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "stereo"
+
+
 def user_state() -> Path:
     """What outlives a run and is of this machine only: the sandboxes."""
     return _xdg("XDG_STATE_HOME", ".local/state") / "stereo"

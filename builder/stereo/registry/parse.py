@@ -86,10 +86,13 @@ class MixtapeManifest:
         return self.layers[MANIFEST_FILE]
 
 
-def parse_index(data: bytes, what: str = "index") -> Index:
-    """Read an image index. `what` is how messages name it. Raises `Malformed`."""
-    table = _document(data, media.IMAGE_INDEX, what)
-    entries = _list(table, "manifests", MAX_ENTRIES, what)
+def parse_index(data: bytes, what: str = "index", *, limit: int = MAX_DOCUMENT, most: int = MAX_ENTRIES) -> Index:
+    """Read an image index of at most `limit` bytes and `most` entries. `what` is how messages name it.
+
+    Raises `Malformed`.
+    """
+    table = _document(data, media.IMAGE_INDEX, what, limit)
+    entries = _list(table, "manifests", most, what)
     parsed = tuple(_descriptor(one, f"{what}: manifests[{at}]") for at, one in enumerate(entries))
     return Index(parsed, _media_type(table, "artifactType", what), _annotations(table, what))
 
@@ -148,8 +151,8 @@ def media_type_of(data: bytes, what: str) -> str:
     return said
 
 
-def _document(data: bytes, media_type: str, what: str) -> dict[str, Any]:
-    table = _object(read_json(data, limit=MAX_DOCUMENT, what=what), what)
+def _document(data: bytes, media_type: str, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    table = _object(read_json(data, limit=limit, what=what), what)
     if type(table.get("schemaVersion")) is not int or table["schemaVersion"] != 2:
         raise Malformed("schemaVersion is not 2", where=what)
     said = _media_type(table, "mediaType", what)

@@ -1,0 +1,114 @@
+"""index.json of an OCI layout: which documents are there, and under which tags. Pure; image-spec 1.1, image-layout.md.
+
+An entry with the annotation `org.opencontainers.image.ref.name` is a tag. One without is there because it refers to
+another document, or because its tag moved on: as oras keeps layouts, so that it and others find and keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from stereo.registry import media
+from stereo.registry.documents import Descriptor
+from stereo.registry.errors import Malformed
+from stereo.registry.parse import parse_artifact, parse_index
+from stereo.registry.remote import MAX_REFERRERS
+from stereo.registry.strict import canonical, read_json
+
+INDEX_FILE = "index.json"
+VERSION_FILE = "oci-layout"
+VERSION = {"imageLayoutVersion": "1.0.0"}
+MAX_INDEX = 16 << 20
+MAX_ENTRIES = 50_000
+TOLD = (media.PREDICATE_TYPE, media.TITLE, media.CREATED)
+"""Annotations of what refers to another, that `referrers` tells."""
+
+
+def check_version(data: bytes, where: str) -> None:
+    """Raises `Malformed` unless `data` is an `oci-layout` file of the version that we know."""
+    table = read_json(data, limit=4096, what=where)
+    if not isinstance(table, dict) or table.get("imageLayoutVersion") != VERSION["imageLayoutVersion"]:
+        raise Malformed("is no OCI layout of version 1.0.0", where=where)
+
+
+@dataclass(frozen=True)
+class LayoutIndex:
+    """What index.json says."""
+
+    entries: tuple[Descriptor, ...] = ()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> LayoutIndex:
+        """Read one from anywhere. Raises `Malformed`."""
+        return cls(parse_index(data, where, limit=MAX_INDEX, most=MAX_ENTRIES).entries)
+
+    def render(self) -> bytes:
+        """As the file holds it."""
+        entries = [entry.as_json() for entry in self.entries]
+        return canonical({"schemaVersion": 2, "mediaType": media.IMAGE_INDEX, "manifests": entries})
+
+    def tags(self) -> dict[str, Descriptor]:
+        """By tag, what it names. Of two with one tag, the first."""
+        found: dict[str, Descriptor] = {}
+        for entry in self.entries:
+            if tag := entry.annotations.get(media.REF_NAME):
+                found.setdefault(tag, entry)
+        return found
+
+    def tagged(self, entry: Descriptor, tag: str) -> LayoutIndex:
+        """With `tag` naming `entry`. What it named before stays in, if it is not there under another tag."""
+        rest = [one for one in self.entries if one.annotations.get(media.REF_NAME) != tag]
+        there = {one.digest for one in rest} | {entry.digest}
+        before = [one for one in self.entries if one.annotations.get(media.REF_NAME) == tag]
+        kept = [_without(one, media.REF_NAME) for one in before if one.digest not in there]
+        unnamed = [one for one in rest if one.digest != entry.digest or media.REF_NAME in one.annotations]
+        fresh = replace(entry, annotations={**entry.annotations, media.REF_NAME: tag})
+        return LayoutIndex((*unnamed, *kept, fresh))
+
+    def listed(self, entry: Descriptor) -> LayoutIndex:
+        """With `entry` in it, tagged or not."""
+        return self if any(one.digest == entry.digest for one in self.entries) else LayoutIndex((*self.entries, entry))
+
+    def referrers(self, digest: str, read: Callable[[Descriptor], bytes]) -> list[Descriptor]:
+        """What refers to `digest`. `read` gets the document of an entry of which the index does not say it."""
+        found: dict[str, Descriptor] = {}
+        for entry in self.entries:
+            if entry.media_type != media.IMAGE_MANIFEST or entry.digest in found:
+                continue
+            said = entry.annotations.get(media.SUBJECT)
+            if said == digest:
+                found[entry.digest] = _without(entry, media.SUBJECT, media.REF_NAME)
+            elif said is None and (stranger := _referring(entry, digest, read)) is not None:
+                found[entry.digest] = stranger
+            if len(found) > MAX_REFERRERS:
+                raise Malformed(f"more than {MAX_REFERRERS} documents refer to {digest}")
+        return list(found.values())
+
+
+def entry_of(document: bytes, described: Descriptor) -> tuple[Descriptor, bool]:
+    """How the index lists a document, and whether that refers to another. Raises `Malformed`.
+
+    Of a document's own annotations only harmless ones: one might call itself a tag.
+    """
+    if described.media_type != media.IMAGE_MANIFEST:
+        return described, False
+    artifact = parse_artifact(document, described.digest)
+    if artifact.subject is None:
+        return replace(described, artifact_type=artifact.artifact_type), False
+    own = {key: artifact.annotations[key] for key in artifact.annotations if key in TOLD}
+    own[media.SUBJECT] = artifact.subject.digest
+    return replace(described, artifact_type=artifact.artifact_type, annotations=own), True
+
+
+def _referring(entry: Descriptor, digest: str, read: Callable[[Descriptor], bytes]) -> Descriptor | None:
+    """The entry with what its document says of itself, if that refers to `digest`."""
+    artifact = parse_artifact(read(entry), entry.digest)
+    if artifact.subject is None or artifact.subject.digest != digest:
+        return None
+    return replace(entry, artifact_type=artifact.artifact_type, annotations=artifact.annotations)
+
+
+def _without(entry: Descriptor, *names: str) -> Descriptor:
+    annotations: Mapping[str, str] = {key: text for key, text in entry.annotations.items() if key not in names}
+    return replace(entry, annotations=annotations)

@@ -18,9 +18,10 @@ import pytest
 
 from makers.builds import Room, only_dist
 from makers.command import Stereo
-from makers.tools import Tool, find_tool
+from makers.tools import Tool, program
 from stereo.build import sandbox
 from stereo.build.stages import Builder
+from stereo.cli.lock import TEST_TOOLS
 from stereo.cli.plans import plan_of
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.obtain import lock_still_fetchable, missing_of
@@ -113,12 +114,29 @@ def stereo(tell: Tell) -> Stereo:
 
 
 @pytest.fixture(scope="session")
-def locks(cache: Cache, stereo: Stereo, tell: Tell, note: Tell, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed locks; where mirrors have dropped what these name, a folder of fresh ones beside them."""
+def usable_locks(
+    cache: Cache, stereo: Stereo, tell: Tell, note: Tell, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The committed locks; where mirrors have dropped what those named name, a folder of fresh ones beside them."""
+
+    def get(*names: str) -> Path:
+        return _usable_locks(names, cache, stereo, tell, note, tmp_path_factory)
+
+    return get
+
+
+def _usable_locks(
+    names: tuple[str, ...],
+    cache: Cache,
+    stereo: Stereo,
+    tell: Tell,
+    note: Tell,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     committed = LockFolder(Checkout.containing_this_package().manifests)
     arch, sources, store = Architecture(platform.machine()), Sources.from_host(), Store(cache.store)
     stale = {}
-    for name in _LOCKED:
+    for name in names:
         began = time.monotonic()
         lock = committed.find(name, arch)
         if lock is None:
@@ -138,6 +156,12 @@ def locks(cache: Cache, stereo: Stereo, tell: Tell, note: Tell, tmp_path_factory
     return folder
 
 
+@pytest.fixture(scope="session")
+def locks(usable_locks: Callable[..., Path]) -> Path:
+    """The folder of locks to build with."""
+    return usable_locks(*_LOCKED)
+
+
 def _gone(lock: Lock, store: Store, sources: Sources) -> list[str]:
     missing = {row.label for row in missing_of(lock, store)}
     return sorted(missing.intersection(lock_still_fetchable(lock, sources))) if missing else []
@@ -151,14 +175,20 @@ def tools_tree(cache: Cache, locks: Path, tell: Tell) -> Path:
     return Builder(cache, Store(cache.store), Sources.from_host(), Silent()).tools(plan)
 
 
+@pytest.fixture(scope="session")
+def test_tools(cache: Cache, usable_locks: Callable[..., Path], tell: Tell) -> Path:
+    """The unpacked programs of other projects that ours is held against; see `makers.tools.program`."""
+    lock = LockFolder(usable_locks(TEST_TOOLS)).read(TEST_TOOLS, Architecture(platform.machine()))
+    tell(f"test-tools: making sure that they are in {cache.tools}")
+    return Builder(cache, Store(cache.store), Sources.from_host(), Silent()).unpacked(lock.digest, lock)
+
+
 @pytest.fixture
 def tool(tools_tree: Path) -> Callable[[str], Tool]:
     """A real tool by name, of the tree that the project builds with."""
 
     def get(name: str) -> Tool:
-        found = find_tool(name, tools_tree)
-        assert found, f"no {name} among the tools"
-        return found
+        return program(tools_tree, name)
 
     return get
 

@@ -1,4 +1,4 @@
-"""Starts a real tool for tests, out of the unpacked tree of Debian packages that the project builds with.
+"""Starts a real tool for tests, out of an unpacked tree of Debian packages: those of the builds, or test-tools.
 
 It runs with the tree's own loader and libraries, so it does not matter what the host has.
 """
@@ -18,32 +18,36 @@ _LOADERS = {
 
 
 class Tool:
-    """A program to call."""
+    """A program to call; or its `argv` and `environment`, for who starts it otherwise."""
 
     def __init__(self, argv: list[str], tree: Path) -> None:
         self.argv = argv
         self._tree = tree
 
-    def __call__(self, *words: str | Path, cwd: Path | None = None, input_text: str | None = None) -> str:
-        """Run it with these arguments and return what it printed."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that it is started with: nothing of the tests' own but PATH."""
         path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         extra = {
             "MTOOLS_SKIP_CHECK": "1",
             "MKE2FS_CONFIG": str(self._tree / "etc/mke2fs.conf"),
             "GCONV_PATH": str(self._tree / _LOADERS[platform.machine()][1] / "gconv"),
         }
-        environment = process.closed_environment(extra, path=path)
+        return process.closed_environment(extra, path=path)
+
+    def __call__(self, *words: str | Path, cwd: Path | None = None, input_text: str | None = None) -> str:
+        """Run it with these arguments and return what it printed."""
         argv: list[str | Path] = [*self.argv, *words]
-        return process.run(argv, env=environment, cwd=cwd, timeout=60, input_text=input_text).stdout
+        return process.run(argv, env=self.environment, cwd=cwd, timeout=60, input_text=input_text).stdout
 
 
-def find_tool(name: str, tree: Path) -> Tool | None:
-    """The tool of that name, None if the tree has none."""
+def program(tree: Path, name: str) -> Tool:
+    """The tool of that name, which the tree must have."""
     loader, folder = _LOADERS[platform.machine()]
     libraries = f"{tree / folder}:{tree / folder / 'systemd'}"  # systemd's programs share a library of their own
-    for folder in ("usr/bin", "usr/sbin"):
+    for folder in ("usr/bin", "usr/sbin", "usr/lib/systemd"):
         program = tree / folder / name
         if program.exists():
             start = [str(tree / loader), "--argv0", name, "--library-path", libraries, str(program)]
             return Tool(start, tree)
-    return None
+    raise AssertionError(f"no {name} in {tree}")

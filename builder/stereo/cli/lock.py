@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stereo.plan.packages import Request
     from stereo.report import Report
 
-TOOLS = "tools"
+TOOLS, TEST_TOOLS = "tools", "test-tools"
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ Examples:
   stereo lock opencode-mixtape            decide anew, and write manifests/opencode-mixtape-ARCH.lock
   stereo lock opencode-mixtape --diff     only tell what would change (exit status 1 if anything)
   stereo lock tools                       what builds the images
-  stereo lock --all                       the tools and every mixtape
+  stereo lock test-tools                  other projects' programs, for the test suite and the benchmark
+  stereo lock --all                       all tools and every mixtape
 
 Packages come from the mirrors that the host's own apt, npm and pip are configured for, and apt checks
 Debian's signatures. Twice on the same mirror gives the same file.""",
 )
 @mixtape_argument(required=False)
-@click.option("--all", "everything", is_flag=True, help="Lock the tools and every mixtape.")
+@click.option("--all", "everything", is_flag=True, help="Lock all tools and every mixtape.")
 @click.option("--diff", "only_diff", is_flag=True, help="Write nothing; tell what would change.")
 @arch_option
 @locks_option
@@ -60,7 +61,7 @@ def lock(
     locks: Path | None,
     mirror: tuple[str, ...],
 ) -> int:
-    """Lock the packages of a mixtape (NAME, NAME-dev) or of the tools (NAME is "tools")."""
+    """Lock the packages of a mixtape (NAME, NAME-dev) or of the tools (NAME is "tools" or "test-tools")."""
     if everything == (name is not None):
         raise UsageError("give either a NAME or --all", where="lock", hint="stereo lock opencode-mixtape")
     from stereo.inputs.lock import diff_locks, make_lock
@@ -105,15 +106,16 @@ def _previous(folder: LockFolder, request: Request, report: Report) -> Lock | No
 def _requests(name: str | None, arch: str | None) -> list[Request]:
     from stereo.model.architecture import Architecture
     from stereo.model.mixtape import list_mixtapes, load_mixtape
-    from stereo.plan.packages import image_request, tools_request
+    from stereo.plan.packages import image_request, tools_of_tests_request, tools_request
 
     # The tools run here, whatever they build for; a mixtape is locked for all that it is made for.
     here = Architecture(arch or platform.machine())
     mixtapes = Checkout.containing_this_package().mixtapes
-    if name == TOOLS:
-        return [tools_request(here)]
+    requests = {TOOLS: tools_request(here), TEST_TOOLS: tools_of_tests_request(here)}
+    if name in requests:
+        return [requests[name]]
     if name is None:
-        chosen, tools = list_mixtapes(mixtapes), [tools_request(here)]
+        chosen, tools = list_mixtapes(mixtapes), [*requests.values()]
     else:
         chosen, tools = (load_mixtape(name, mixtapes, dev_key=None, need_dev_key=False),), []
     wanted = [(mixtape, each) for mixtape in chosen for each in mixtape.architectures if arch in (None, each)]

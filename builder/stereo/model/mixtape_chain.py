@@ -16,7 +16,7 @@ from stereo.model.document import MOST_BYTES, nearest, parse_toml, validate
 from stereo.model.mixtape_file import NAME_PATTERN, MixtapeFile
 
 DEV_SUFFIX = "-dev"
-RESERVED = ("tools",)
+RESERVED = ("tools", "test-tools")
 _DEEPEST_CHAIN = 16
 _NAME = re.compile(NAME_PATTERN)
 
@@ -70,7 +70,7 @@ class Library:
         if not _NAME.fullmatch(name) or name.endswith(DEV_SUFFIX) or name in RESERVED:
             hint = (
                 "a name has lower-case letters, digits and '-', begins with a letter, does not end in -dev,"
-                " and is not 'tools', whose lock is that of what builds the images"
+                " and is not 'tools' or 'test-tools', whose locks are those of what builds and tests"
             )
             raise ProblemsError([Problem(label, "-", "the file's name is no name for a mixtape", hint)])
         try:

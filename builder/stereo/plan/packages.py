@@ -62,6 +62,18 @@ _TOOLS_OF = {
     Architecture.AARCH64: ("qemu-system-arm", "qemu-efi-aarch64"),
 }
 
+# What tests and benchmarks hold ours against. No build depends on it, so no bootstrap: only what these programs load.
+_TEST_TOOLS = (
+    "apache2-utils",
+    "casync",
+    "cosign",
+    "docker-registry",
+    "gpgv",
+    "oras",
+    "skopeo",
+    "systemd-container",
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -100,3 +112,8 @@ def image_request(mixtape: Mixtape, arch: Architecture) -> Request:
 def tools_request(arch: Architecture) -> Request:
     """What the lock of the tools tree must hold."""
     return Request("tools", arch, {"tools": (*_BOOTSTRAP, *_TOOLS, *_TOOLS_OF[arch])})
+
+
+def tools_of_tests_request(arch: Architecture) -> Request:
+    """What the lock of other projects' programs for tests and benchmarks must hold."""
+    return Request("test-tools", arch, {"tools": _TEST_TOOLS})

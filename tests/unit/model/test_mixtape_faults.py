@@ -72,8 +72,9 @@ def test_faults_of_all_generations_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_the_lock_of_the_tools_cannot_be_taken_by_a_mixtape(tmp_path: Path) -> None:
-    problem = only(problems(tmp_path, "tools", tools=FINE))
+@pytest.mark.parametrize("name", ["tools", "test-tools"])
+def test_the_lock_of_the_tools_cannot_be_taken_by_a_mixtape(tmp_path: Path, name: str) -> None:
+    problem = only(problems(tmp_path, name, **{name: FINE}))
     assert "no name for a mixtape" in problem.message
 
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     PYPI = "pypi"
     URL = "url"
     OURS = "ours"
+    SYSTEM = "system"  # the distribution, which scanners look for before they judge its packages
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ That library would fill in what it is not told: a random serial number, the time
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom, BomMetaData
@@ -20,9 +22,17 @@ from packageurl import PackageURL
 
 from stereo.sbom.bill import Bill, Component, Kind
 
+_FIRST = ("$schema", "bomFormat", "specVersion", "serialNumber", "version", "metadata")
+_TYPES = {
+    Kind.KERNEL: ComponentType.APPLICATION,
+    Kind.OURS: ComponentType.APPLICATION,
+    Kind.SYSTEM: ComponentType.OPERATING_SYSTEM,
+    Kind.URL: ComponentType.FILE,
+}
 
-def render(bill: Bill) -> bytes:
-    """The document: UTF-8, sorted, with a newline at its end."""
+
+def document(bill: Bill) -> dict[str, Any]:
+    """The document, sorted by the library; what tells the format comes first."""
     image = Row(
         type=ComponentType.CONTAINER,
         name=bill.name,
@@ -43,13 +53,14 @@ def render(bill: Bill) -> bytes:
         metadata=BomMetaData(
             timestamp=bill.created,
             lifecycles=[PredefinedLifecycle(LifecyclePhase.BUILD)],
-            tools=ToolRepository(components=[_row(component) for component in bill.tools]),
+            tools=ToolRepository(components=[_row(tool, "tool:") for tool in bill.tools]),
             component=image,
         ),
         components=rows,
         dependencies=_dependencies(bill, image, rows),
     )
-    return JsonV1Dot6(bom).output_as_string(indent=1).encode() + b"\n"
+    made: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
+    return {key: made.pop(key) for key in _FIRST} | made
 
 
 def _dependencies(bill: Bill, image: Row, rows: Iterable[Row]) -> list[Dependency]:
@@ -62,12 +73,13 @@ def _dependencies(bill: Bill, image: Row, rows: Iterable[Row]) -> list[Dependenc
     return found
 
 
-def _row(component: Component) -> Row:
+def _row(component: Component, prefix: str = "") -> Row:
+    """One component. A reference stands once in a document, also where a tool is the very package of the image."""
     return Row(
-        type=ComponentType.LIBRARY if component.kind in (Kind.NPM, Kind.PYPI) else ComponentType.APPLICATION,
+        type=_TYPES.get(component.kind, ComponentType.LIBRARY),
         name=component.name,
         version=component.version,
-        bom_ref=component.purl,
+        bom_ref=prefix + component.purl,
         purl=PackageURL.from_string(component.purl),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=component.sha256)] if component.sha256 else [],
         licenses=[LicenseExpression(component.licence, acknowledgement=LicenseAcknowledgement.DECLARED)]

@@ -24,6 +24,7 @@ def draw_up(plan: Plan, installed: Installed, *, revision: str, root_hash: str, 
     """
     unlisted: dict[str, tuple[str, set[str]]] = {}
     components = [
+        Component(Kind.SYSTEM, "debian", installed.debian, f"pkg:generic/debian@{installed.debian}"),
         *_debian(plan, installed, unlisted),
         *_npm(plan.lock.npm, installed.files, unlisted),
         *_wheels(plan.lock.wheels, installed.files, unlisted),

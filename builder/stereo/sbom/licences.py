@@ -12,10 +12,11 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from license_expression import Licensing  # type: ignore[import-untyped]
@@ -66,6 +67,17 @@ class Stated:
     hints: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """Expressions under one operator, AND or OR."""
+
+    operator: str
+    parts: frozenset[_Expression]
+
+
+_Expression: TypeAlias = "str | _Joined"
+
+
 def of_copyright(data: bytes) -> Stated:
     """The licence in a Debian copyright file, whatever its bytes are."""
     from debian.copyright import Copyright, logger
@@ -73,10 +85,10 @@ def of_copyright(data: bytes) -> Stated:
     logger.setLevel(logging.ERROR)  # what Debian's packagers write differently is nothing to warn our users of
     if len(data) > MAX_COPYRIGHT:
         return Stated()
-    text = data.decode("utf-8", "replace")
-    hints = tuple(sorted({name.rstrip(".") for name in _COMMON.findall(text)}))
+    lines = data.decode("utf-8", "replace")
+    hints = tuple(sorted({name.rstrip(".-") for name in _COMMON.findall(lines)}))
     try:
-        paragraphs: Any = Copyright(text.splitlines(keepends=True), strict=False).all_files_paragraphs()
+        paragraphs: Any = Copyright(lines.splitlines(keepends=True), strict=False).all_files_paragraphs()
         names = {paragraph.license.synopsis for paragraph in paragraphs if paragraph.license is not None}
     except Exception:  # the parser knows many ways to refuse what is not machine-readable
         return Stated(hints=hints)
@@ -84,8 +96,8 @@ def of_copyright(data: bytes) -> Stated:
     if not names or len(names) > _MOST_TERMS:
         return Stated(hints=hints)
     references: dict[str, str] = {}
-    terms = {_debian(name, references) for name in names} - {""}
-    return Stated(_all_of(terms), references) if terms else Stated(hints=hints)
+    text = _text(_joined("AND", [_debian(name, references) for name in names]))
+    return Stated(text, references) if text else Stated(hints=hints)
 
 
 def of_package_json(data: bytes) -> Stated:
@@ -100,8 +112,10 @@ def of_package_json(data: bytes) -> Stated:
     rows = found if isinstance(found, list) else [found]
     names = [row.get("type") if isinstance(row, dict) else row for row in rows[:_MOST_TERMS]]
     expressions = [_valid(name) for name in names if isinstance(name, str)]
-    known = {_grouped(one) for one in expressions if one}
-    return Stated(" OR ".join(sorted(known)) if known and None not in expressions else None)
+    known = {one for one in expressions if one}
+    if not known or None in expressions:
+        return Stated()
+    return Stated(known.pop() if len(known) == 1 else " OR ".join(sorted(f"({one})" for one in known)))
 
 
 def of_metadata(data: bytes) -> Stated:
@@ -114,29 +128,30 @@ def of_metadata(data: bytes) -> Stated:
     return Stated(next((found for one in candidates if one and (found := _valid(one))), None))
 
 
-def _debian(synopsis: str, references: dict[str, str]) -> str:
-    """A DEP-5 synopsis as an expression. "and" binds tighter than "or", and both tighter than a comma (section 7.2)."""
-    outer = re.split(r"\s*,\s*(?:(and|or)\s+)?", _line(synopsis))
-    return _operated(
-        outer, lambda part: _operated(re.split(r"\s+(and|or)\s+", part), lambda one: _term(one, references))
-    )
+def _debian(synopsis: str, references: dict[str, str]) -> _Expression:
+    """A DEP-5 synopsis. "and" binds tighter than "or", and both tighter than a comma (section 7.2)."""
+
+    def of_names(part: str) -> _Expression:
+        return _operated(re.split(r"\s+(and|or)\s+", part), lambda name: _term(name, references))
+
+    return _operated(re.split(r"\s*,\s*(?:(and|or)\s+)?", " ".join(synopsis.split())), of_names)
 
 
-def _operated(parts: list[Any], inner: Any) -> str:
-    """`parts` is operand, operator, operand, ...; a missing operator is a list's comma, so "and"."""
-    groups: list[set[str]] = [set()]
-    for number, part in enumerate(parts):
-        if number % 2 == 0 and part:
-            groups[-1].add(inner(part))
-        elif part == "or":
-            groups.append(set())
-    return " OR ".join(sorted({_all_of(group) for group in groups if group}))
+def _operated(parts: Sequence[str | None], inner: Callable[[str], _Expression]) -> _Expression:
+    """`parts` is operand, operator, operand, ...; without an operator a comma makes a list, so "and"."""
+    groups: list[list[_Expression]] = [[]]
+    for operand, operator in zip_longest(parts[::2], parts[1::2]):
+        if operand:
+            groups[-1].append(inner(operand))
+        if operator == "or":
+            groups.append([])
+    return _joined("OR", [_joined("AND", group) for group in groups])
 
 
-def _term(name: str, references: dict[str, str]) -> str:
+def _term(name: str, references: dict[str, str]) -> _Expression:
     """One licence's name: SPDX's identifier, or a reference of ours, which is noted."""
     if name.lower() == "perl":
-        return "Artistic-1.0 OR GPL-1.0-or-later"
+        return _joined("OR", ["Artistic-1.0", "GPL-1.0-or-later"])
     if known := _identifier(name):
         return known
     if (found := _WITH.fullmatch(name)) and (base := _identifier(found["base"])):
@@ -197,14 +212,21 @@ def _valid(expression: str) -> str | None:
     return str(parsed.render("{symbol.key}")) if parsed is not None else None
 
 
-def _all_of(terms: Iterable[str]) -> str:
-    unique = sorted({*terms})
-    return unique[0] if len(unique) == 1 else " AND ".join(_grouped(term) for term in unique)
+def _joined(operator: str, parts: Iterable[_Expression]) -> _Expression:
+    """Parts under one operator: each once, and no operator within itself, so that equal statements are equal."""
+    flat: set[_Expression] = set()
+    for part in parts:
+        if isinstance(part, str):
+            flat.add(part)
+        elif part.operator == operator:
+            flat |= part.parts
+        elif part.parts:
+            flat.add(part)
+    return flat.pop() if len(flat) == 1 else _Joined(operator, frozenset(flat))
 
 
-def _grouped(term: str) -> str:
-    return f"({term})" if " OR " in term else term
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _text(expression: _Expression, *, inner: bool = False) -> str:
+    if isinstance(expression, str):
+        return expression
+    text = f" {expression.operator} ".join(sorted(_text(part, inner=True) for part in expression.parts))
+    return f"({text})" if inner else text

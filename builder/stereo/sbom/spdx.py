@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
+from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
 from spdx_tools.spdx.model.actor import Actor, ActorType
 from spdx_tools.spdx.model.checksum import Checksum, ChecksumAlgorithm
 from spdx_tools.spdx.model.document import CreationInfo, Document
@@ -14,7 +15,7 @@ from spdx_tools.spdx.model.extracted_licensing_info import ExtractedLicensingInf
 from spdx_tools.spdx.model.package import ExternalPackageRef, ExternalPackageRefCategory, Package, PackagePurpose
 from spdx_tools.spdx.model.relationship import Relationship, RelationshipType
 from spdx_tools.spdx.model.spdx_no_assertion import SpdxNoAssertion
-from spdx_tools.spdx.writer.json.json_writer import write_document_to_stream
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from stereo.errors import StereoError
 from stereo.sbom.bill import Bill, Component, Kind
@@ -24,18 +25,16 @@ from stereo.sbom.licences import licensing
 _DOCUMENT = "SPDXRef-DOCUMENT"
 _MOST_NAMED = 10
 _PURPOSES = {
-    Kind.NPM: PackagePurpose.LIBRARY,
-    Kind.PYPI: PackagePurpose.LIBRARY,
-    Kind.KERNEL: PackagePurpose.OPERATING_SYSTEM,
+    Kind.KERNEL: PackagePurpose.APPLICATION,
+    Kind.OURS: PackagePurpose.APPLICATION,
+    Kind.SYSTEM: PackagePurpose.OPERATING_SYSTEM,
+    Kind.URL: PackagePurpose.FILE,
 }
 
 
-def render(bill: Bill) -> bytes:
-    """The document: UTF-8, in the order of the bill, with a newline at its end.
-
-    Raises StereoError if the library's validator finds fault with it.
-    """
-    document = Document(
+def document(bill: Bill) -> dict[str, Any]:
+    """The document, in the order of the bill. Raises StereoError if the library's validator finds fault with it."""
+    made = Document(
         CreationInfo(
             spdx_version="SPDX-2.3",
             spdx_id=_DOCUMENT,
@@ -48,12 +47,10 @@ def render(bill: Bill) -> bytes:
         relationships=list(_relationships(bill)),
         extracted_licensing_info=[_licence(*row) for row in bill.unlisted],
     )
-    text = io.StringIO()
-    try:
-        write_document_to_stream(document, text, validate=True, drop_duplicates=False)
-    except ValueError as error:
-        raise StereoError(f"the SPDX document is not valid: {str(error)[:2000]}", where=bill.name) from error
-    return text.getvalue().encode() + b"\n"
+    if faults := validate_full_spdx_document(made):
+        raise StereoError(f"the SPDX document is not valid: {faults[0].validation_message}", where=bill.name)
+    found: dict[str, Any] = DocumentConverter().convert(made)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _rows(bill: Bill) -> Iterator[Component]:
@@ -104,7 +101,7 @@ def _package(component: Component) -> Package:
         license_comment=hints,
         comment=f"SHA-256 of its tree: {component.content}" if component.content else None,
         external_references=[_purl(component.purl)],
-        primary_package_purpose=_PURPOSES.get(component.kind, PackagePurpose.APPLICATION),
+        primary_package_purpose=_PURPOSES.get(component.kind, PackagePurpose.LIBRARY),
     )
 
 

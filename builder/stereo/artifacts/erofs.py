@@ -96,6 +96,15 @@ class Erofs:
         """The bytes of a regular file."""
         return self._content(self._inode(entry.handle), entry.path)
 
+    def extents(self, entry: Entry) -> Iterator[tuple[int, int]]:
+        """(offset, size in bytes) of each stretch of blocks of its own that a regular file has."""
+        inode = self._inode(entry.handle)
+        if inode.layout == _CHUNK_BASED:
+            for _, offset, size in self._chunk_rows(inode, entry.path):
+                yield offset, size
+        elif inode.layout == _FLAT_PLAIN and inode.size:
+            yield inode.union * self._block, inode.size
+
     def _inode(self, nid: int) -> _Inode:
         at = self._meta + nid * 32
         (form,) = struct.unpack("<H", self.region.read(at, 2))
@@ -146,6 +155,11 @@ class Erofs:
         return joined(name, inode.size, [*pieces, (whole, self.region.part(inode.tail_at, tail))])
 
     def _chunks(self, inode: _Inode, path: str) -> Iterator[tuple[int, Region]]:
+        for start, offset, size in self._chunk_rows(inode, path):
+            yield start, self.region.part(offset, size)
+
+    def _chunk_rows(self, inode: _Inode, path: str) -> Iterator[tuple[int, int, int]]:
+        """(offset in the file, offset in the file system, size) of its chunks; holes are left out."""
         chunk = self._block << (inode.union & 0x1F)
         indexed = bool(inode.union & 0x20)
         width = 8 if indexed else 4
@@ -157,7 +171,7 @@ class Erofs:
                 raise self.region.fault(f"{path}: its content is on another device")
             if block != _HOLE:
                 start = number * chunk
-                yield start, self.region.part(block * self._block, min(chunk, inode.size - start))
+                yield start, block * self._block, min(chunk, inode.size - start)
 
     def _directory(self, path: str, inode: _Inode, names: Budget) -> Iterator[tuple[bytes, int]]:
         """Names and inode numbers. A block is a table of entries, then their names."""

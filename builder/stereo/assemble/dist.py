@@ -15,10 +15,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stereo.assemble.chunks import COARSE, FINE, Geometry, data_size
+from stereo.assemble.chunks import data_size
 from stereo.assemble.compress import Compressor, DiskSums, Span
 from stereo.assemble.files import copy_hashed, failures_explained, open_plain, settle
 from stereo.assemble.frames import FrameCache, prune_frames
+from stereo.assemble.geometry import geometries
 from stereo.assemble.place import publish, staging
 from stereo.assemble.qcow2 import convert
 from stereo.errors import ProblemsError, StereoError
@@ -112,7 +113,7 @@ def assemble(
             report.progress("Hashing and compressing", total) as progress,
             Compressor(FrameCache(frames, level), level=level, jobs=_jobs(jobs), progress=progress) as compressor,
         ):
-            raw_sums = compressor.read_disk(image, copy_to=raw, spans=spans, starts=_geometries(facts.partitions))
+            raw_sums = compressor.read_disk(image, copy_to=raw, spans=spans, starts=geometries(image, spans))
             qcow2_sums = compressor.read_disk(qcow2, marks=raw_sums.marks)
             compressor.finish()
             artifacts["raw"] = _joined(compressor, raw_sums, folder / "stereos.img.zst")
@@ -236,12 +237,6 @@ def _describe(
         return Manifest.model_validate(table)
     except ValidationError as error:
         raise ProblemsError(problems_of(error, MANIFEST_FILE)) from error
-
-
-def _geometries(partitions: Sequence[PartitionFacts]) -> dict[int, Geometry]:
-    """Large chunks for the partition with the system, small ones for the others; see `chunks`."""
-    largest = max((one.size for one in partitions), default=0)
-    return {one.offset: COARSE if one.size == largest else FINE for one in partitions}
 
 
 def _refuse_other_bytes(out: Path, version: str, text: bytes, *, force: bool) -> None:

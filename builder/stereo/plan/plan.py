@@ -110,7 +110,7 @@ def make_plan(
         level=level,
         lock=lock,
         tools_lock=tools_lock,
-        seed=seed(mixtape.name, version, arch),
+        seed=seed(mixtape.name, arch),
         packages=packages,
         image=image,
         archives=agent_archives(lock),

@@ -36,9 +36,12 @@ class AgentArchive:
     path: str
 
 
-def seed(name: str, version: str, arch: Architecture) -> UUID:
-    """The one source of every UUID and hash seed on the disk (RFC 9562, version 5)."""
-    return uuid5(_NAMESPACE, f"{name}:{version}:{arch}")
+def seed(name: str, arch: Architecture) -> UUID:
+    """The one source of every UUID, hash seed and salt on the disk (RFC 9562, version 5).
+
+    The same for all versions: with another salt every block of the hash tree is another, and an update transfers it.
+    """
+    return uuid5(_NAMESPACE, f"{name}:{arch}")
 
 
 def agent_archives(lock: Lock) -> tuple[AgentArchive, ...]:
@@ -100,7 +103,7 @@ def image_stage(mixtape: Mixtape, lock: Lock, files: Tree, epoch: int, version: 
     """The second stage: overlays and guest daemon laid over the tree, made into a verified disk."""
     arch = lock.arch
     chosen = ["base", "boot", "hardening", "agents", "ssh", *(["dev"] if mixtape.dev else [])]
-    root_seed = seed(mixtape.name, version, arch)
+    root_seed = seed(mixtape.name, arch)
     config = _ini(
         {
             "Distribution": _distribution(arch),

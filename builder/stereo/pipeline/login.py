@@ -1,0 +1,33 @@
+"""Lends a registry's user and password, as a CI hands them over, to the one verb that needs them.
+
+They come to it as everybody's do: by a configuration of docker's, in a folder of its own that goes when the verb ends.
+See docker's documentation of config.json, "auths".
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from stereo.pipeline.jobs import REGISTRY_PASSWORD, REGISTRY_USER
+from stereo.registry.reference import parse_root
+
+
+@contextmanager
+def logged_in(to: str, secrets: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The variables that a verb needs to be known at the root `to`: none where no password was handed over."""
+    user, password, host = secrets.get(REGISTRY_USER, ""), secrets.get(REGISTRY_PASSWORD, ""), parse_root(to).host
+    if not (password and host):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="stereo-login-") as folder:  # made with mode 0700
+        auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+        config = os.open(Path(folder) / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(config, "w") as stream:
+            json.dump({"auths": {host: {"auth": auth}}}, stream)
+        yield {"DOCKER_CONFIG": folder}

@@ -40,6 +40,8 @@ VERBS = {
     "verify": "verify",
     "diff": "diff",
     "rebuild": "rebuild",
+    "keygen": "keygen",
+    "sign": "sign",
     "mixtapes": "mixtapes",
     "show": "mixtapes",
     "render": "render",

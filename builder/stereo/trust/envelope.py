@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stereo.errors import shown
@@ -34,6 +35,11 @@ class Envelope:
     payload: bytes
     statement: Statement
 
+    @property
+    def rendered(self) -> bytes:
+        """The one form in which we write it. Other bytes of the same meaning are somebody else's."""
+        return _rendered(self.payload, self.signatures)
+
     def verify(self, key: PublicKey) -> None:
         """Raises SignatureError unless `key` made one of the signatures."""
         signed = _encoded(self.payload)
@@ -48,9 +54,7 @@ class Envelope:
 
 def seal(payload: bytes, key: SecretKey) -> bytes:
     """The envelope of a statement, signed by `key`, as JSON."""
-    signature = {"keyid": key.public.keyid, "sig": base64.b64encode(key.sign(_encoded(payload))).decode()}
-    text = base64.b64encode(payload).decode()
-    return canonical({"payloadType": PAYLOAD_TYPE, "payload": text, "signatures": [signature]}) + b"\n"
+    return _rendered(payload, [(key.public.keyid, key.sign(_encoded(payload)))])
 
 
 def parse_envelope(data: bytes, name: str) -> Envelope:
@@ -74,6 +78,15 @@ def parse_envelope(data: bytes, name: str) -> Envelope:
         signatures.append((keyid, signature))
     payload = _decoded(table.get("payload"), "its payload", name)
     return Envelope(tuple(signatures), payload, parse_statement(payload, name))
+
+
+def _rendered(payload: bytes, signatures: Sequence[tuple[str, bytes]]) -> bytes:
+    rows = [{"keyid": keyid, "sig": _text(signature)} for keyid, signature in signatures]
+    return canonical({"payloadType": PAYLOAD_TYPE, "payload": _text(payload), "signatures": rows}) + b"\n"
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _encoded(payload: bytes) -> bytes:

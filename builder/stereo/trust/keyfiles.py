@@ -32,6 +32,7 @@ class KeyFiles:
     public: PublicKey
     openpgp_fingerprint: str
     files: Mapping[str, Path]
+    encrypted: bool
 
 
 def keys_folder() -> Path:
@@ -72,7 +73,7 @@ def make_key(name: str, key_type: KeyType, folder: Path) -> KeyFiles:
             with suppress(OSError):
                 path.unlink()
         raise
-    return KeyFiles(key.public, pair.fingerprint, files)
+    return KeyFiles(key.public, pair.fingerprint, files, passphrase is not None)
 
 
 def find_key(text: str) -> Path:
@@ -103,7 +104,7 @@ def load_secret(path: Path) -> SecretKey:
     key = parse_secret(_read(path, secret=True), str(path), passphrase)
     beside = path.with_suffix(OPENPGP_SECRET)
     if key.openpgp is None and beside.exists():
-        key.openpgp = _read(beside, secret=True)
+        key.openpgp = openpgp.Signer(_read(beside, secret=True), passphrase, str(beside))
     return key
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from stereo.trust.openpgp import Signer
+
 KeyType = Literal["ed25519", "ecdsa-p256"]
 PASSPHRASE = "STEREO_KEY_PASSPHRASE"
 MAX_BYTES = 64 << 10
@@ -83,9 +85,9 @@ class PublicKey:
 
 
 class SecretKey:
-    """A key that signs. `openpgp` is the OpenPGP secret that was made with it, as its file holds it, or None."""
+    """A key that signs. `openpgp` is the OpenPGP key that was made with it, or None."""
 
-    def __init__(self, private: Ed25519PrivateKey | EllipticCurvePrivateKey, openpgp: bytes | None = None) -> None:
+    def __init__(self, private: Ed25519PrivateKey | EllipticCurvePrivateKey, openpgp: Signer | None = None) -> None:
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
         from securesystemslib.signer import CryptoSigner
 
@@ -127,10 +129,12 @@ def parse_secret(data: bytes, where: str, passphrase: str | None) -> SecretKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    from stereo.trust.openpgp import Signer
+
     blocks = pem_blocks(data, where)
-    openpgp = [blocks.pop(label) for label in ("PGP PRIVATE KEY BLOCK", "PGP MESSAGE") if label in blocks]
+    armored = [blocks.pop(label) for label in ("PGP PRIVATE KEY BLOCK", "PGP MESSAGE") if label in blocks]
     label = next(iter(blocks), "")
-    if len(blocks) != 1 or len(openpgp) > 1 or label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
+    if len(blocks) != 1 or len(armored) > 1 or label not in ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
         hint = "it is the public half: give the .key" if label == "PUBLIC KEY" else "make one with `stereo keygen`"
         raise UsageError("holds no secret key in PKCS#8 PEM", where=where, hint=hint)
     encrypted = label.startswith("ENCRYPTED")
@@ -145,7 +149,7 @@ def parse_secret(data: bytes, where: str, passphrase: str | None) -> SecretKey:
     if isinstance(key, Ed25519PrivateKey) or (
         isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1)
     ):
-        return SecretKey(key, *openpgp)
+        return SecretKey(key, *(Signer(text, passphrase, where) for text in armored))
     raise UsageError("is neither an Ed25519 nor an ECDSA P-256 key", where=where)
 
 

@@ -8,6 +8,7 @@ attestation framework, Statement v1, predicates Release v0.1 and Test Result v0.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stereo.errors import StereoError, shown
-from stereo.model.manifest import Manifest
+from stereo.model.manifest import MANIFEST_FILE, Manifest
+from stereo.registry.documents import documents_of
 from stereo.registry.errors import Malformed
 from stereo.registry.strict import canonical, read_json
 
@@ -64,6 +66,17 @@ def release_id(name: str, version: str, arch: str) -> str:
     return f"{name}@{version}/{arch}"
 
 
+def file_digests(manifest: Manifest, data: bytes) -> dict[str, str]:
+    """SHA-256 by name of every file of a dist, of mixtape.toml too, whose bytes are `data` and say `manifest`."""
+    return {name: digest for name, digest, _ in manifest.files()} | {MANIFEST_FILE: hashlib.sha256(data).hexdigest()}
+
+
+def subjects_of(manifest: Manifest, data: bytes) -> dict[str, str]:
+    """What a statement of ours is about: the files, and the OCI documents that publishing makes of them."""
+    files = file_digests(manifest, data)
+    return files | documents_of(manifest, files[MANIFEST_FILE], len(data)).subjects()
+
+
 def release_predicate(manifest: Manifest) -> dict[str, Any]:
     """The predicate Release v0.1 of a dist, without times."""
     return {
@@ -75,12 +88,11 @@ def release_predicate(manifest: Manifest) -> dict[str, Any]:
 def lock_descriptors(manifest: Manifest) -> list[dict[str, Any]]:
     """What a build is pinned by, as ResourceDescriptors: the source revision and the two locks."""
     revision = manifest.build.source_revision
-    source: dict[str, Any] = {"name": "source", "uri": f"git+revision:{revision}"}
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
-        source["digest"] = {"gitCommit": revision}
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+    which = {"digest": {"gitCommit": revision}} if is_commit else {"uri": f"urn:stereo:revision:{revision}"}
     cpu = manifest.arch.removesuffix("-linux")
     return [
-        source,
+        {"name": "source", **which},
         {"name": f"manifests/{manifest.name}-{cpu}.lock", "digest": {"sha256": manifest.build.lock_sha256}},
         {"name": f"manifests/tools-{cpu}.lock", "digest": {"sha256": manifest.build.tools_lock_sha256}},
     ]

@@ -21,8 +21,18 @@ from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import FormatError, OpenFile, Region
 from stereo.check import disk
 from stereo.check.passes import Seen, Tick, content_digest, plain_pass, qcow2_pass, raw_pass, zst_pass
-from stereo.errors import ProblemsError, UsageError, shown
-from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES, DiskArtifact, Manifest, parse_manifest
+from stereo.errors import ProblemsError, StereoError, UsageError, shown
+from stereo.model.manifest import (
+    ADDED_LATER,
+    ATTESTATIONS,
+    MANIFEST_FILE,
+    MAX_BYTES,
+    PULLED,
+    DiskArtifact,
+    Manifest,
+    parse_manifest,
+)
+from stereo.model.pulled import MAX_PULLED, parse_pulled
 from stereo.report import Report
 
 _MOST_NAMES = 1000
@@ -83,13 +93,15 @@ def _verify(folder: int, report: Report, jobs: int, stack: ExitStack) -> Verdict
         return Verdict(None, tuple(findings))
     expected = {name: (digest, size) for name, digest, size in manifest.files()}
     findings += _listing(folder, {MANIFEST_FILE, *expected})
+    left_out = _left_out(folder, findings)
     regions: dict[str, Region] = {}
     for name, (_, size) in expected.items():
         try:
             file = stack.enter_context(OpenFile(name, name=name, folder=folder))
         except FormatError as error:
             if not any(row.artifact == name for row in findings):
-                findings.append(Finding(name, "present", False, error.what))
+                excused = name in left_out and isinstance(error.__cause__, FileNotFoundError)
+                findings.append(Finding(name, "present", excused, "not pulled" if excused else error.what))
             continue
         same = file.size == size
         message = f"{size} bytes" if same else f"has {file.size} bytes, the manifest says {size}"
@@ -120,16 +132,35 @@ def _manifest(folder: int, findings: list[Finding]) -> Manifest | None:
     return manifest
 
 
+def _left_out(folder: int, findings: list[Finding]) -> frozenset[str]:
+    """The files that a pulled.json says were not pulled; none if there is no such file."""
+    try:
+        with OpenFile(PULLED, folder=folder) as file:
+            pulled = parse_pulled(file.region.read(0, min(file.size, MAX_PULLED + 1)))
+    except FormatError as error:
+        if not isinstance(error.__cause__, FileNotFoundError) and not any(row.artifact == PULLED for row in findings):
+            findings.append(Finding(PULLED, "pulled", False, error.what))
+        return frozenset()
+    except StereoError as error:
+        findings.append(Finding(PULLED, "pulled", False, error.what))
+        return frozenset()
+    findings.append(Finding(PULLED, "pulled", True, f"{', '.join(pulled.formats)} of {pulled.reference}"))
+    return pulled.left_out
+
+
 def _listing(folder: int, expected: set[str]) -> Iterator[Finding]:
-    """What is in the directory and should not be, or is no plain file."""
+    """What is in the directory and should not be, or is no plain file (no folder, for signed statements)."""
     with os.scandir(folder) as listed:
         for count, item in enumerate(listed):
             if count == _MOST_NAMES:
                 yield Finding("(directory)", "unexpected", False, f"more than {_MOST_NAMES} names")
                 return
             name = shown(os.fsencode(item.name).decode("utf-8", "surrogateescape"), 80)
-            if item.name not in expected:
+            if item.name not in expected | ADDED_LATER:
                 yield Finding(name, "unexpected", False, "is not part of the dist")
+            elif item.name == ATTESTATIONS:
+                if not item.is_dir(follow_symlinks=False):
+                    yield Finding(name, "type", False, "is not a folder" + (" but a link" * item.is_symlink()))
             elif not stat.S_ISREG(item.stat(follow_symlinks=False).st_mode):
                 yield Finding(name, "type", False, "is not a regular file" + (" but a link" * item.is_symlink()))
 

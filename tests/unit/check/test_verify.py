@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +106,64 @@ def test_any_flipped_bit_in_the_disks_is_found(dist: Path, data: st.DataObject) 
         assert verify(dist, Silent(), jobs=2).failed == (name,)
     finally:
         flip(dist / name, at)
+
+
+def test_signatures_lie_beside_and_are_no_part_of_the_dist(dist: Path) -> None:
+    for name in ("SHA256SUMS", "SHA256SUMS.sig", "SHA256SUMS.gpg"):
+        (dist / name).write_bytes(b"judged elsewhere")
+    (dist / "attestations").mkdir()
+    assert verify(dist, Silent()).ok
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "SHA256SUMS.sig", "SHA256SUMS.gpg", "attestations", "pulled.json"])
+def test_what_lies_beside_a_dist_may_not_be_a_link(dist: Path, name: str, tmp_path: Path) -> None:
+    (dist / name).symlink_to(tmp_path)
+    assert failures(verify(dist, Silent())) == [(name, "type")]
+
+
+def pulled(dist: Path, *formats: str) -> None:
+    table = {"schema": 1, "reference": "localhost:5000/x:1", "digest": f"sha256:{'0' * 64}", "formats": formats}
+    (dist / "pulled.json").write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(("here", "away"), [("raw", "stereos.qcow2"), ("qcow2", "stereos.img")])
+def test_a_format_that_was_not_pulled_is_told_and_no_failure(dist: Path, here: str, away: str) -> None:
+    (dist / away).unlink()
+    (dist / f"{away}.zst").unlink()
+    pulled(dist, here)
+    verdict = verify(dist, Silent())
+    assert failures(verdict) == []
+    told = [(row.artifact, row.message) for row in verdict.findings if row.check == "present"]
+    assert told == [(away, "not pulled"), (f"{away}.zst", "not pulled")]
+
+
+def test_an_altered_disk_of_a_pulled_dist_is_named(dist: Path) -> None:
+    (dist / "stereos.img").unlink()
+    (dist / "stereos.img.zst").unlink()
+    pulled(dist, "qcow2")
+    flip(dist / "stereos.qcow2", (dist / "stereos.qcow2").stat().st_size - 100)
+    assert verify(dist, Silent()).failed == ("stereos.qcow2",)
+
+
+@pytest.mark.parametrize("gone", ["stereos.img", "stereos.img.zst", "bzImage", "mixtape.toml"])
+def test_pulled_excuses_the_disks_of_other_formats_alone(dist: Path, gone: str) -> None:
+    pulled(dist, "raw")
+    (dist / gone).unlink()
+    assert verify(dist, Silent()).failed == (gone,)
+
+
+def test_a_disk_that_was_not_pulled_may_not_be_something_else(dist: Path, tmp_path: Path) -> None:
+    pulled(dist, "raw")
+    (dist / "stereos.qcow2").unlink()
+    (dist / "stereos.qcow2").symlink_to(tmp_path / "nowhere")
+    assert failures(verify(dist, Silent())) == [("stereos.qcow2", "type")]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 1}', "[" * 10_000, "x" * 100_000])
+def test_a_malformed_note_of_what_was_pulled_is_a_failure_and_excuses_nothing(dist: Path, text: str) -> None:
+    (dist / "stereos.qcow2").unlink()
+    (dist / "pulled.json").write_text(text)
+    assert set(verify(dist, Silent()).failed) == {"stereos.qcow2", "pulled.json"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -40,6 +40,7 @@ VERBS = {
     "verify": "verify",
     "diff": "diff",
     "rebuild": "rebuild",
+    "sbom": "sbom",
     "keygen": "keygen",
     "sign": "sign",
     "mixtapes": "mixtapes",

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from license_expression import Licensing  # type: ignore[import-untyped]
 
-MAX_COPYRIGHT = 4 << 20  # bytes; Debian's longest is a tenth of that
+MAX_COPYRIGHT = 1 << 20  # bytes; those of our images have up to 0.1 MB and 3,000 lines
+MOST_LINES = 20_000  # the parser takes a kilobyte for each
 _MOST_TERMS = 1000
 _LONGEST_NAME = 120
 _REFERENCE = "LicenseRef-Debian-"
@@ -85,10 +86,13 @@ def of_copyright(data: bytes) -> Stated:
     logger.setLevel(logging.ERROR)  # what Debian's packagers write differently is nothing to warn our users of
     if len(data) > MAX_COPYRIGHT:
         return Stated()
-    lines = data.decode("utf-8", "replace")
-    hints = tuple(sorted({name.rstrip(".-") for name in _COMMON.findall(lines)}))
+    text = data.decode("utf-8", "replace")
+    hints = tuple(sorted({name.rstrip(".-") for name in _COMMON.findall(text)}))
+    lines = text.splitlines(keepends=True)
+    if len(lines) > MOST_LINES:
+        return Stated(hints=hints)
     try:
-        paragraphs: Any = Copyright(lines.splitlines(keepends=True), strict=False).all_files_paragraphs()
+        paragraphs: Any = Copyright(lines, strict=False).all_files_paragraphs()
         names = {paragraph.license.synopsis for paragraph in paragraphs if paragraph.license is not None}
     except Exception:  # the parser knows many ways to refuse what is not machine-readable
         return Stated(hints=hints)
@@ -96,8 +100,8 @@ def of_copyright(data: bytes) -> Stated:
     if not names or len(names) > _MOST_TERMS:
         return Stated(hints=hints)
     references: dict[str, str] = {}
-    text = _text(_joined("AND", [_debian(name, references) for name in names]))
-    return Stated(text, references) if text else Stated(hints=hints)
+    expression = _text(_joined("AND", [_debian(name, references) for name in names]))
+    return Stated(expression, references) if expression else Stated(hints=hints)
 
 
 def of_package_json(data: bytes) -> Stated:

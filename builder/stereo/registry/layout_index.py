@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from stereo.registry import media
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import Malformed
-from stereo.registry.parse import parse_artifact, parse_index
+from stereo.registry.parse import MAX_DOCUMENT, parse_artifact, parse_index
 from stereo.registry.remote import MAX_REFERRERS
 from stereo.registry.strict import canonical, read_json
 
 INDEX_FILE = "index.json"
 VERSION_FILE = "oci-layout"
 VERSION = {"imageLayoutVersion": "1.0.0"}
-MAX_INDEX = 16 << 20
-MAX_ENTRIES = 50_000
+MAX_INDEX = MAX_DOCUMENT
+MAX_ENTRIES = 20_000
 TOLD = (media.PREDICATE_TYPE, media.TITLE, media.CREATED)
 """Annotations of what refers to another, that `referrers` tells."""
 

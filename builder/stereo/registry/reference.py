@@ -27,6 +27,7 @@ MAX_LENGTH = 1024
 _DIGEST = r"sha256:[0-9a-f]{64}"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"  # distribution-spec, Pulling manifests
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+TAG = re.compile(_TAG)
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _NAME = re.compile(_COMPONENT)
 _SUFFIX = re.compile(rf"(?P<rest>.*?)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?", re.DOTALL)
@@ -81,7 +82,7 @@ class Reference:
 
     def with_tag(self, tag: str | None) -> Reference:
         """The same place, another version. Raises UsageError."""
-        if tag is not None and re.fullmatch(_TAG, tag) is None:
+        if tag is not None and TAG.fullmatch(tag) is None:
             raise UsageError(f"{shown(tag, 80)!r} is no tag", hint="letters, digits, '.', '_' and '-', at most 128")
         return replace(self, tag=tag, digest=None)
 
@@ -91,7 +92,8 @@ class Reference:
 
     def child(self, name: str) -> Reference:
         """What stands under `name` in this root. Raises UsageError if that is no name."""
-        if _NAME.fullmatch(name) is None:
+        form = _REPOSITORY if self.kind == "registry" else _NAME  # registries may have more than one level
+        if form.fullmatch(name) is None:
             raise UsageError(f"{shown(name, 80)!r} is no name of a mixtape in a registry")
         if self.kind == "registry":
             return replace(self, repository=f"{self.repository}/{name}".lstrip("/"), tag=None, digest=None)

@@ -71,9 +71,9 @@ class Remote(Protocol):
         """
 
     def referrers(self, digest: str) -> list[Descriptor]:
-        """What refers to the document of that digest, each with its artifact type and annotations as far as they are told.
+        """What refers to the document of that digest, with artifact types and annotations as far as they are told.
 
-        At most MAX_REFERRERS. What they say of themselves is to be read from the documents.
+        At most MAX_REFERRERS. What each really says is to be read from its document.
         """
 
     def catalog(self) -> list[str]:

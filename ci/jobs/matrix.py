@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import click
-from ci.jobs.options import SETTINGS, level_of, output_option, plans_of, quick_option
+from ci.jobs.options import SETTINGS, level_of, options
 
 from stereo.cli.options import arch_option, locks_option, mirror_option, version_option
 from stereo.cli.output import Output, speaking
+from stereo.cli.plans import plan_of
 from stereo.cli.version import revision_of
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
@@ -47,9 +48,16 @@ Exit status: 0 all built or unchanged, 1 something failed, 2 wrong usage.""",
 @click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key.")
 @version_option
 @arch_option
-@quick_option
+@options("level", "quick")
 @click.option("--offline", is_flag=True, help="Use only what the store holds.")
-@output_option
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("dist"),
+    show_default=True,
+    metavar="DIR",
+    help="Where NAME/VERSION/ARCH is made.",
+)
 @click.option("--log", type=_FILE, metavar="FILE", help="Append what each worker does to it, as lines of JSON.")
 @mirror_option
 @locks_option
@@ -64,6 +72,7 @@ def matrix(
     tls_key: Path | None,
     version: str | None,
     arch: str | None,
+    level: int | None,
     quick: bool,
     offline: bool,
     output_dir: Path,
@@ -74,7 +83,8 @@ def matrix(
     """Build many mixtapes on many workers. What two of them share is built once, a lost worker's work is done again."""
     if workers and scheduler:
         raise UsageError("are two ways to get workers", where="--workers, --scheduler", hint="leave out one of the two")
-    plans = plans_of(names, (arch,) if arch else (), version, locks, level_of(quick))
+    compression = level_of(level, quick)
+    plans = [plan_of(name, arch=arch, version=version, locks=locks, level=compression) for name in names]
     count = workers or 2
     settings = Settings(
         cache=Cache.from_environment().root,

@@ -8,9 +8,12 @@ rules GitHub keeps, and only to jobs in the repository that says it is the home 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from stereo.pipeline.targets import Target
 from stereo.pipeline.workflows import Parcel, Task, Workflow
 from stereo.pipeline.yamltext import Remarked
 from stereo.pipeline.yamltext import render as yaml
@@ -46,6 +49,13 @@ def render(workflow: Workflow) -> str:
         "jobs": {task.name: _job(workflow, task) for task in workflow.tasks},
     }
     return _HEAD + yaml(document)
+
+
+def outputs(version: str, targets: Sequence[Target]) -> list[str]:
+    """What the job `plan` tells the others, as lines of $GITHUB_OUTPUT."""
+    rows = [{"mixtape": one.mixtape, "arch": one.arch, "runner": RUNNERS[one.arch]} for one in targets]
+    mixtapes = ",".join(dict.fromkeys(one.mixtape for one in targets))
+    return [f"version={version}", f"targets={json.dumps(rows)}", f"mixtapes={mixtapes}"]
 
 
 def _triggers(workflow: Workflow) -> dict[str, Any]:

@@ -23,13 +23,14 @@ class Job:
 
 SIGNING_KEY = "STEREO_SIGNING_KEY"
 REBUILDER_KEY = "STEREO_REBUILDER_KEY"
+PASSPHRASE = "STEREO_KEY_PASSPHRASE"
 REGISTRY_USER, REGISTRY_PASSWORD = "STEREO_REGISTRY_USER", "STEREO_REGISTRY_PASSWORD"
 
 CHECK = Job("check", "Check the checkout")
 BUILD = Job("build", "Build", each=True)
-REPRODUCE = Job("reproduce", "Build again from nothing, and compare", each=True, secrets=(REBUILDER_KEY,))
+REPRODUCE = Job("reproduce", "Build again from nothing, and compare", each=True, secrets=(REBUILDER_KEY, PASSPHRASE))
 BOOT = Job("boot", "Boot", each=True)
-SIGN = Job("sign", "Sign and attest", each=True, secrets=(SIGNING_KEY,))
+SIGN = Job("sign", "Sign and attest", each=True, secrets=(SIGNING_KEY, PASSPHRASE))
 PUBLISH = Job("publish", "Publish", secrets=(REGISTRY_USER, REGISTRY_PASSWORD))
 RETENTION = Job("retention", "Remove old versions", secrets=(REGISTRY_USER, REGISTRY_PASSWORD))
 

@@ -1,7 +1,7 @@
 """Lends a registry's user and password, as a CI hands them over, to the one verb that needs them.
 
-They come to it as everybody's do: by a configuration of docker's, in a folder of its own that goes when the verb ends.
-See docker's documentation of config.json, "auths".
+They come to it as everybody's do: by a file as docker and podman have it, in a folder of its own that goes when the
+verb ends. See containers-auth.json(5).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def logged_in(to: str, secrets: Mapping[str, str]) -> Iterator[dict[str, str]]:
         return
     with tempfile.TemporaryDirectory(prefix="stereo-login-") as folder:  # made with mode 0700
         auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-        config = os.open(Path(folder) / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(config, "w") as stream:
+        file = Path(folder) / "auth.json"
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             json.dump({"auths": {host: {"auth": auth}}}, stream)
-        yield {"DOCKER_CONFIG": folder}
+        yield {"REGISTRY_AUTH_FILE": str(file)}

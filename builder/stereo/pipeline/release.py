@@ -137,7 +137,7 @@ def _do(job: Job, piece: Piece, records: Records, report: Report) -> Outcome:
         with report.step(piece.title):
             result = piece.do()
     except StereoError as error:
-        report.warn(f"{piece.title}: {error}")
+        report.warn(f"{piece.title}: {error.what.partition(chr(10))[0]}")
         return Outcome(job.name, piece.title, State.FAILED, time.monotonic() - began, str(error))
     seconds = time.monotonic() - began
     if piece.inputs is not None:

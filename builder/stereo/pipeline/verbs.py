@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stereo.paths import Checkout
 from stereo.pipeline.jobs import SECRETS
 from stereo.process import quote, run
 from stereo.report import Report
 
 INSIDE = "_STEREO_CI"
 """Tells a script of ci/ that the interpreter is the right one already; see ci/start.py."""
-# Isolated where we are; where PYTHONPATH led to us, it must lead there again.
+# Isolated where we are; where PYTHONPATH led to us, it must lead there again, from any folder.
 _PYTHON = (sys.executable, *(("-I",) if sys.flags.isolated else ("-P", "-s")))
+_CODE = os.pathsep.join(str(Checkout.containing_this_package().root / one) for one in ("builder", "guest"))
 _TIME_OF_DAY = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
@@ -52,7 +54,7 @@ class Verbs:
     ) -> None:
         """Run any program. Raises CommandFailed."""
         ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
-        surroundings = {**ours, **self.environment, **(env or {})}
+        surroundings = {**ours, "PYTHONPATH": _CODE, **self.environment, **(env or {})}
         if secret is None:
             run(argv, env=surroundings, cwd=cwd or self.cwd, on_line=self._pass_on)
         else:

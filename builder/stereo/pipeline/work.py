@@ -110,7 +110,8 @@ class Pieces:
                 if release.rebuilder_key:
                     secret = _secret(release, release.rebuilder_key, jobs.REBUILDER_KEY)
                     words = ["verify", dist, "--no-policy", "--rebuild", "--sign-with", release.rebuilder_key]
-                self.verbs(*words, *_locks(release), env={"STEREO_CACHE": str(second)}, secret=secret)
+                surroundings = {"STEREO_CACHE": str(second), **_passphrase(release)}
+                self.verbs(*words, *_locks(release), env=surroundings, secret=secret)
             finally:
                 sandbox.remove(second)
             return {"identical": True}
@@ -145,7 +146,7 @@ class Pieces:
     def _sign(self, release: Release, key: str, target: Target) -> Piece:
         def do() -> Mapping[str, Any]:
             secret = _secret(release, key, jobs.SIGNING_KEY)
-            self.verbs("sign", release.dist(target), "--key", key, secret=secret)
+            self.verbs("sign", release.dist(target), "--key", key, env=_passphrase(release), secret=secret)
             return {}
 
         return Piece(_name("sign", target), f"Sign {target}", do)
@@ -166,6 +167,9 @@ class Pieces:
             return {"to": f"{place}:{release.version}"}
 
         return Piece(f"publish-{mixtape}", f"Publish {mixtape} {release.version}", do)
+
+    def retention(self, release: Release) -> list[Piece]:
+        raise StereoError("there is nothing yet that removes published versions")
 
 
 def place_of(release: Release, mixtape: str) -> str:
@@ -220,3 +224,8 @@ def _secret(release: Release, key: str, variable: str) -> str | None:
     if not (secret := release.secrets.get(variable)):
         raise UsageError("is empty, and should hold a private key in PEM", where=variable, hint="or name a key file")
     return secret
+
+
+def _passphrase(release: Release) -> dict[str, str]:
+    """What opens the keys, for the verbs that use them."""
+    return {name: value for name, value in release.secrets.items() if name == jobs.PASSPHRASE}

@@ -14,9 +14,9 @@ from pathlib import Path
 from stereo.artifacts import zst
 from stereo.artifacts.region import FormatError, OpenFile, Region, first_difference
 from stereo.check.diffdisk import differences, kind_of
-from stereo.check.differences import Difference, Level, against, inside, limited
+from stereo.check.differences import Difference, Level, against, content_difference, inside, limited
 from stereo.errors import UsageError, shown
-from stereo.model.manifest import ADDED_LATER, MANIFEST_FILE, MAX_BYTES
+from stereo.model.manifest import ADDED_LATER, CYCLONEDX_FILE, MANIFEST_FILE, MAX_BYTES, SPDX_FILE
 from stereo.report import Report
 
 _ORDER = ("stereos.img", "bzImage", "initrd", "cmdline", "init", "stereos.qcow2")
@@ -112,6 +112,9 @@ def _artifacts(name: str, a: Path, b: Path, before: dict[str, list[Difference]])
 def _files(name: str, a: Region, b: Region, where: str) -> Iterator[Difference]:
     if name == MANIFEST_FILE:
         yield from limited(_manifests(a, b, where), Level.MANIFEST, where, 20)
+    elif name in (CYCLONEDX_FILE, SPDX_FILE):
+        if told := content_difference(a, b):
+            yield Difference(Level.FILE, where, f"{told}; `stereo sbom --diff A B` says which software is another")
     elif name == "cmdline":
         yield from _words(a, b, where)
     elif name.endswith(".zst"):

@@ -141,6 +141,22 @@ def test_files_that_only_one_dist_has_are_named(tmp_path: Path) -> None:
     assert lines(a, b) == ["bzImage: only in B", "init: only in A"]
 
 
+def test_what_signing_and_pulling_added_is_not_compared(tmp_path: Path) -> None:
+    a, b = two(tmp_path)
+    (a / "SHA256SUMS").write_text("one")
+    (a / "attestations").mkdir()
+    (b / "pulled.json").write_text("other")
+    assert diff(a, b, Silent()) == []
+
+
+def test_another_sbom_is_a_difference_with_the_way_to_look_into_it(tmp_path: Path) -> None:
+    a, b = two(tmp_path)
+    (b / "sbom.cdx.json").write_text('{"bomFormat": "other"}\n')
+    (found,) = diff(a, b, Silent())
+    assert str(found).startswith("sbom.cdx.json: content differs at byte 15")
+    assert "`stereo sbom --diff A B`" in str(found)
+
+
 def test_a_key_of_the_manifest_is_named(tmp_path: Path) -> None:
     a, b = two(tmp_path)
     text = (b / "mixtape.toml").read_text()

@@ -69,6 +69,7 @@ def run_checks(
         _enclosure(),
         _subordinate_ids(Path("/etc")),
         _space("disk space for the cache", cache.root, _CACHE_BYTES),
+        _cache_use(cache),
         _space("disk space here", Path.cwd(), _DIST_BYTES),
         *_sources(),
         _pip(),
@@ -171,6 +172,20 @@ def _space(name: str, folder: Path, needed: int) -> Check:
         return Check(name, Status.MISSING, f"{there} is not writable", "work elsewhere, or set STEREO_CACHE")
     fix = f"a first build wants {needed // _GIGABYTE} GB; see `stereo clean`"
     return _ok_or(Status.WARN, name, free >= needed, detail, fix)
+
+
+def _cache_use(cache: Cache) -> Check:
+    from stereo.build.budget import VARIABLE, cache_limit, entries
+
+    name = "what builds keep"
+    try:
+        limit = cache_limit()
+    except StereoError as error:
+        return Check(name, Status.MISSING, _first_line(error), f"set {VARIABLE} to a size such as 20GB")
+    used = sum(entry.size for entry in entries(cache))
+    detail = f"{used / _GIGABYTE:.1f} of {limit / _GIGABYTE:.1f} GB of images and trees in {cache.root}"
+    fix = f"the next build removes what was not used for longest; {VARIABLE} sets the limit"
+    return _ok_or(Status.WARN, name, used <= limit, detail, fix)
 
 
 def _sources() -> Iterator[Check]:

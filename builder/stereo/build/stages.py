@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stereo.build import sandbox
+from stereo.build.budget import cache_limit, trim, use
 from stereo.build.describe import describe
 from stereo.build.files import write_tree
 from stereo.build.mkosi import run_mkosi
@@ -53,13 +54,14 @@ class Builder:
     def image(self, plan: Plan) -> Path:
         """The folder with image.raw, vmlinuz, initrd, cmdline, init and image.json, made if it is not cached."""
         finished = self.cache.images / plan.image_key
-        if finished.is_dir():
+        if use(finished):
             return finished
+        limit = cache_limit()
         sandbox.check()
         tools = self.tools(plan)
         tree = self.packages(plan)
         with workspace(self.cache, f"image-{plan.image_key[:16]}", self.report) as work:
-            if finished.is_dir():
+            if use(finished):
                 return finished
             with self.report.step("Making the disk image", "Made the disk image"):
                 write_tree(shared_files(), work)
@@ -83,17 +85,19 @@ class Builder:
                 (new / "image.json").write_text(json.dumps(found.document(), indent=2, sort_keys=True) + "\n")
                 self.cache.images.mkdir(parents=True, exist_ok=True)
                 new.rename(finished)
+                use(finished)
+        trim(self.cache, limit, self.report)
         return finished
 
     def packages(self, plan: Plan) -> Path:
         """The tree with the installed packages, a .tar, made if it is not cached."""
         finished = self.cache.trees / f"{plan.packages_key}.tar"
-        if finished.is_file():
+        if use(finished):
             return finished
         sandbox.check()
         tools = self.tools(plan)
         with workspace(self.cache, f"packages-{plan.packages_key[:16]}", self.report) as work:
-            if finished.is_file():
+            if use(finished):
                 return finished
             obtain(plan.lock, self.store, self.sources, self.report, offline=self.offline, jobs=self.jobs)
             with self.report.step("Installing packages", "Installed packages"):
@@ -103,6 +107,7 @@ class Builder:
                 run_mkosi(work / "packages", tools=tools, work=work)
                 self.cache.trees.mkdir(parents=True, exist_ok=True)
                 (work / "packages/output/tree.tar").rename(finished)
+                use(finished)
         return finished
 
 

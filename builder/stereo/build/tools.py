@@ -9,6 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from stereo.build.budget import use
 from stereo.build.workspace import workspace
 from stereo.inputs.obtain import obtain
 from stereo.inputs.sources import Sources
@@ -37,10 +38,10 @@ def tools_tree(
 ) -> Path:
     """The unpacked tools of `lock`, made if the cache does not hold them under `key`."""
     tree = cache.tools / key
-    if tree.is_dir():
+    if use(tree):
         return tree
     with workspace(cache, f"tools-{key[:16]}", report) as work:
-        if tree.is_dir():  # somebody else was first
+        if use(tree):  # somebody else was first
             return tree
         obtain(lock, store, sources, report, offline=offline, jobs=jobs)
         new = work / "tree"
@@ -64,4 +65,5 @@ def tools_tree(
                 pass
         cache.tools.mkdir(parents=True, exist_ok=True)
         new.rename(tree)
+        use(tree)
     return tree

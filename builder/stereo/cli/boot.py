@@ -16,6 +16,7 @@ import click
 from stereo.cli.measure import duration
 from stereo.cli.options import dist_argument
 from stereo.cli.output import Output, speaking
+from stereo.holding import holding
 from stereo.paths import Cache
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def boot(
     spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=card)
     backend = QemuBackend(programs, cache.work)
     with ExitStack() as stack:
+        stack.enter_context(holding(folder))
+        if programs.tree:
+            stack.enter_context(holding(programs.tree))
         streams: list[BinaryIO] = [stack.enter_context(log.open("wb"))] if log else []
         if until is None:
             streams.append(sys.stdout.buffer)

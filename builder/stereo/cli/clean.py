@@ -37,11 +37,13 @@ Dists are never removed. What the dists below --dists and the locks of this chec
 @speaking(as_json=True)
 def clean(out: Output, everything: bool, dry_run: bool, yes: bool, dists: tuple[Path, ...]) -> None:
     """Show what of the cache is not needed, and remove it."""
+    from stereo.build.budget import VARIABLE, cache_limit
     from stereo.build.sandbox import remove
     from stereo.cli.sweep import dists_in, heaps, running_build
 
     if out.json and not (dry_run or yes):
         raise UsageError("--json cannot ask", where="--json", hint="add --dry-run or --yes")
+    limit = cache_limit()
     cache, checkout = Cache.from_environment(), Checkout.containing_this_package()
     places = dists or (Path("dist"), checkout.root / "dist")
     with out.report.step("Looking through the cache"):
@@ -49,9 +51,11 @@ def clean(out: Output, everything: bool, dry_run: bool, yes: bool, dists: tuple[
     total = sum(heap.size for heap in found)
     lines = [f"{amount(heap.size, 'B'):>8}  {heap.kind} ({len(heap.paths)}, {heap.kept} kept)" for heap in found]
     lines.append(f"{amount(total, 'B'):>8}  in all, in {cache.root}")
+    lines.append(f"{amount(limit, 'B'):>8}  of images and trees is what builds keep at most ({VARIABLE})")
     data = {
         "cache": str(cache.root),
         "bytes": total,
+        "limit": limit,
         "kinds": {heap.kind: {"bytes": heap.size, "entries": len(heap.paths), "kept": heap.kept} for heap in found},
     }
     paths = [path for heap in found for path in heap.paths]

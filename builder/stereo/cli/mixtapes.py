@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stereo.cli.options import arch_option, chosen_architecture, dev_key, mixtape_argument
-from stereo.cli.output import Output, safe, speaking
+from stereo.cli.output import Output, columns, speaking
 from stereo.errors import UsageError
 from stereo.paths import Checkout
 
@@ -26,45 +26,19 @@ _INDENT = 20
 Examples:
   stereo mixtapes
   stereo mixtapes --json | jq -r '.[].name'
-  stereo mixtapes --local    what is built, and can be the mixtape of a jcard.toml
 
 Every NAME is also there as NAME-dev: with your SSH key, debug tools and a serial console."""
 )
-@click.option("--local", is_flag=True, help="List the dists of the local store instead.")
 @speaking(as_json=True)
-def mixtapes(out: Output, local: bool) -> None:
-    """List the mixtapes."""
-    if local:
-        _list_store(out)
-        return
+def mixtapes(out: Output) -> None:
+    """List the mixtapes. What was built of them is listed by `stereo dists`."""
     from stereo.model.mixtape import list_mixtapes
 
     found = list_mixtapes(Checkout.containing_this_package().mixtapes)
     rows = [("NAME", "HARNESS", "ARCHITECTURES", "SUMMARY")]
     rows += [(each.name, each.harness.value, ",".join(each.architectures), each.summary) for each in found]
     keys = ("name", "harness", "architectures", "summary", "api_keys")
-    out.result([{key: each.model_dump(mode="json")[key] for key in keys} for each in found], _table(rows))
-
-
-def _list_store(out: Output) -> None:
-    from stereo.dists import entries, store_folder
-
-    found = entries(store_folder())
-    rows = [("NAME", "VERSION", "ARCHITECTURE", "PLACE")]
-    for each in found:
-        gone = "" if each.there else " (gone)"
-        rows.append((each.name, each.version, each.arch, safe(str(each.target)) + gone))
-    data = [
-        {"name": each.name, "version": each.version, "arch": each.arch, "path": str(each.target), "there": each.there}
-        for each in found
-    ]
-    out.result(data, _table(rows))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    out.result([{key: each.model_dump(mode="json")[key] for key in keys} for each in found], "\n".join(columns(rows)))
 
 
 @click.command(

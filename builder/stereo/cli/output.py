@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any
@@ -55,6 +55,12 @@ def is_terminal() -> bool:
 def safe(text: str) -> str:
     """`text` from a file that is not ours, for a terminal: whatever would act there is escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def columns(table: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines, with cells under each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def error_text(error: StereoError, *, as_json: bool) -> str:

@@ -10,7 +10,7 @@ import click
 
 from stereo.cli.measure import duration
 from stereo.cli.options import sandbox_argument
-from stereo.cli.output import Output, safe, speaking
+from stereo.cli.output import Output, columns, safe, speaking
 
 if TYPE_CHECKING:
     from stereo.sandbox.state import Folder
@@ -26,7 +26,8 @@ Examples:
   stereo status --all    every one
   stereo status --json   for programs
 
-States: starting, running, stopping; stopped and failed, with the reason; crashed, when its supervisor was killed.""",
+States: starting, running, stopping; stopped and failed, with the reason; crashed, when its supervisor was killed;
+unreadable, when what is kept of it is damaged.""",
 )
 @sandbox_argument
 @click.option("--all", "everything", is_flag=True, help="Show every sandbox.")
@@ -73,14 +74,21 @@ def list_(out: Output) -> None:
 
 
 def _outside(folder: Folder) -> dict[str, Any]:
-    """What its folder tells. Raises StereoError."""
-    from stereo.sandbox.state import CRASHED
+    """What its folder tells."""
+    from stereo.errors import StereoError
+    from stereo.sandbox.state import CRASHED, UNREADABLE
 
-    folder.check()
-    state, record = folder.condition()
+    try:
+        folder.check()
+        state, record = folder.condition()
+    except StereoError as error:  # the others are to be seen all the same
+        state, record = UNREADABLE, None
+        unreadable = f"{error.where}: {error.what}" if error.where else error.what
     reason = "its supervisor was killed; `stereo up` starts it again" if state == CRASHED else ""
     if record and record.state == state:
         reason = record.reason
+    if state == UNREADABLE:
+        reason = unreadable
     return {
         "name": folder.name,
         "state": state,
@@ -139,9 +147,7 @@ def _agent(agent: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _columns(table: Sequence[Sequence[str]]) -> list[str]:
-    plain = [[_plain(cell) for cell in row] for row in table]
-    widths = [max(len(row[column]) for row in plain) for column in range(len(plain[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in plain]
+    return columns([[_plain(cell) for cell in row] for row in table])
 
 
 def _plain(text: object) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stereo.assemble.dist import read_manifest
+from stereo.build.budget import leftovers, size_of
 from stereo.cli.options import dev_key
 from stereo.cli.plans import plan_for
 from stereo.errors import StereoError
@@ -22,6 +23,7 @@ from stereo.model.architecture import Architecture
 from stereo.model.mixtape import load_mixtape
 from stereo.paths import Cache, Checkout
 
+_HELD = ("tools", "trees", "images")  # rooms of what running programs may hold
 _NAMES = {
     "store": "downloads",
     "tools": "tools trees",
@@ -51,7 +53,7 @@ def heaps(cache: Cache, checkout: Checkout, dists: Iterable[Path], *, everything
     """What can go, by kind. With `everything` nothing is kept."""
     keep = set() if everything else {*_needed_by_dists(checkout, dists), *_needed_by_locks(checkout)}
     rooms = {
-        "store": list(cache.store.glob("sha256/*/*")) + list(cache.store.glob("part/*")),
+        "store": list(cache.store.glob("sha256/*/*")) + list(cache.store.glob("part/*")) + leftovers(cache),
         "tools": list(cache.tools.glob("*")),
         "trees": list(cache.trees.glob("*")),
         "images": list(cache.images.glob("*")),
@@ -60,7 +62,8 @@ def heaps(cache: Cache, checkout: Checkout, dists: Iterable[Path], *, everything
     }
     found = []
     for room, paths in rooms.items():
-        gone = tuple(sorted(path for path in paths if path.name.removesuffix(".tar") not in keep))
+        spare = (path for path in paths if path.name.removesuffix(".tar") not in keep)
+        gone = tuple(sorted(path for path in spare if room not in _HELD or not _is_held(path)))
         found.append(Heap(_NAMES[room], gone, sum(map(size_of, gone)), len(paths) - len(gone)))
     return found
 
@@ -88,17 +91,6 @@ def _needed_by_locks(checkout: Checkout) -> Iterator[str]:
         for path in sorted(checkout.manifests.glob(f"*-{architecture}.lock")):
             lock = folder.read(path.name.removesuffix(f"-{architecture}.lock"), architecture)
             yield from (item.sha256 for item in lock.items())
-
-
-def size_of(path: Path) -> int:
-    """Bytes that `path` takes on the disk, with all that is in it."""
-    total = 0
-    with suppress(OSError):
-        total = path.lstat().st_blocks * 512
-        if path.is_dir() and not path.is_symlink():
-            with os.scandir(path) as entries:
-                total += sum(size_of(Path(entry.path)) for entry in entries)
-    return total
 
 
 def running_build(cache: Cache) -> str | None:

@@ -27,6 +27,7 @@ from stereo.paths import user_state
 STARTING, RUNNING, STOPPING = "starting", "running", "stopping"  # somebody holds the lock
 STOPPED, FAILED = "stopped", "failed"  # nobody does, and the last supervisor said how it ended
 CRASHED = "crashed"  # nobody does, and it said nothing
+UNREADABLE = "unreadable"  # what is kept of it is none of ours
 _ALIVE = (STARTING, RUNNING, STOPPING)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}", re.ASCII)
 _LARGEST_RECORD = 1 << 16
@@ -245,6 +246,15 @@ def all_folders(root: Path | None = None) -> list[Folder]:
     except FileNotFoundError:
         return []
     return [Folder(name, root) for name in names if _NAME.fullmatch(name)]
+
+
+def users_of_dists(root: Path | None = None) -> dict[Path, str]:
+    """Which sandbox has its disk over which dist, by the dist's path.
+
+    Raises StereoError if that of a sandbox cannot be told.
+    """
+    folders = all_folders(root)
+    return {Path(found.dist).resolve(): f"sandbox {folder.name}" for folder in folders if (found := folder.record())}
 
 
 def _record(data: Any, name: str) -> Record:

@@ -13,9 +13,11 @@ import signal
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stereo.errors import StereoError
+from stereo.holding import holding
 from stereo.sandbox import state
 from stereo.sandbox.birth import Parent
 from stereo.sandbox.bounded import BoundedFile
@@ -132,6 +134,8 @@ class Supervisor:
         end, how = End(state.FAILED, "the supervisor failed; its log says how"), ""
         async with AsyncExitStack() as stack:
             try:
+                for needed in filter(None, (self.job.dist, self.job.tools)):
+                    stack.enter_context(holding(Path(needed)))
                 end, how = await self._live(stack)
             except StereoError as error:
                 end = self._failure(error)

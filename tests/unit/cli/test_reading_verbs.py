@@ -52,11 +52,11 @@ def test_dists_of_the_local_store_are_listed_with_where_they_are(tmp_path: Path,
     place = tmp_path / "data/stereo/dists/base/dev-a/x86_64"
     place.parent.mkdir(parents=True)
     place.symlink_to(tmp_path / "gone\x1b")
-    assert run(["mixtapes", "--local"]) == 0
+    assert run(["dists"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "VERSION", "ARCHITECTURE", "PLACE"]
-    assert lines[1].split() == ["base", "dev-a", "x86_64", f"{tmp_path}/gone\\x1b", "(gone)"]
-    assert run(["mixtapes", "--local", "--json"]) == 0
+    assert lines[0].split() == ["NAME", "VERSION", "ARCHITECTURE", "DISK", "APPARENT", "PLACE"]
+    assert lines[1].split() == ["base", "dev-a", "x86_64", "-", "-", "->", f"{tmp_path}/gone\\x1b", "(gone)"]
+    assert run(["dists", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["name"], found["there"], found["path"]) == ("base", False, f"{tmp_path}/gone\x1b")
 

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +76,12 @@ def register(dist: Path, *, name: str, version: str, arch: str, store: Path) -> 
         hint = f"remove it to have {name} {version} lead to what you build"
         raise StereoError("is a dist of its own, so it is not replaced by a link", where=str(place), hint=hint)
     fresh = place.with_name(f".{arch}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        fresh.unlink()
-    fresh.symlink_to(target)
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.symlink_to(target)
+    except FileNotFoundError:  # the last of its neighbours was removed just now, and their folder with it
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh.symlink_to(target)
     fresh.replace(place)
 
 

@@ -34,6 +34,11 @@ SYSTEM: Files = {
     "/usr/lib/systemd/systemd": file(b"#!/bin/sh\n", 0o755),
 }
 """What verify looks for in a root partition."""
+CYCLONEDX = b"""{"bomFormat": "CycloneDX",
+ "components": [{"name": "sed", "purl": "pkg:deb/debian/sed@4.9-2?arch=amd64",
+   "hashes": [{"alg": "SHA-256", "content": "%064x"}]}],
+ "metadata": {"tools": {"components": [{"name": "stereo", "purl": "pkg:generic/stereo@abcdef"}]}}}
+""" % 4
 FRAME = 64 << 10
 
 
@@ -91,7 +96,7 @@ def make_dist(
             "initrd": packed,
             "cmdline": cmdline,
             "init": b"/usr/lib/systemd/systemd",
-            CYCLONEDX_FILE: b'{"bomFormat": "CycloneDX"}\n',
+            CYCLONEDX_FILE: CYCLONEDX,
             SPDX_FILE: b'{"spdxVersion": "SPDX-2.3"}\n',
         },
         root_hash,

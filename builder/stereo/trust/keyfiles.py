@@ -113,6 +113,13 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey(_read(path, secret=False), str(path))
 
 
+def load_certificate(path: Path) -> bytes:
+    """Read an OpenPGP certificate (binary, or armored) from a file. Raises UsageError."""
+    data = _read(path, secret=False)
+    openpgp.refuse_no_certificate(data, str(path))
+    return data
+
+
 def _passphrase() -> str | None:
     return os.environ.get(PASSPHRASE) or None
 
@@ -122,13 +129,16 @@ def _read(path: Path, *, secret: bool) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError("is not a plain file", where=str(path), hint="a key from elsewhere comes on stdin: `-`")
         if secret and status.st_mode & 0o077:
             raise UsageError("others may read this secret key", where=str(path), hint=f"chmod 600 {path}")
-        return file.read(MAX_BYTES + 1)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(fd)
 
 
 def _create(path: Path, data: bytes, mode: int, written: list[Path]) -> None:

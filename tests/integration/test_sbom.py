@@ -21,12 +21,14 @@ from stereo.assemble.dist import read_manifest
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Lock
+from stereo.paths import Checkout
 from stereo.plan.tree import Entry, tree_digest
 from stereo.plan.tree import Kind as TreeKind
 
 pytestmark = pytest.mark.build
 
 GUEST = "/usr/lib/stereos"
+OVERLAYS = Checkout.containing_this_package().root / "overlays"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,8 @@ def test_every_debian_package_of_the_image_is_listed_and_no_other(
 
 
 def test_versions_and_digests_are_those_of_the_lock(components: dict[str, dict[str, Any]], lock: Lock) -> None:
-    locked = {row.name: (row.version, row.sha256) for row in (*lock.image, *lock.npm)}
+    locked = {row.name: (row.version, row.sha256) for row in lock.image}
+    locked |= {row.name: (row.version, row.sha256) for row in lock.npm}
     for name, row in components.items():
         if "hashes" in row:
             assert (row["version"], row["hashes"][0]["content"]) == locked[name], name
@@ -101,12 +104,18 @@ def test_the_guest_s_digest_is_that_of_the_files_in_the_image(
     image: Image, components: dict[str, dict[str, Any]]
 ) -> None:
     files = {}
+    laid_over = {path.as_posix() for folder in OVERLAYS.iterdir() for path in _relative(folder)}
     for path in image.root.below(GUEST):
         entry = image.root[path]
-        if entry.kind is Kind.FILE and not path.startswith(f"{GUEST}/agent/") and "__pycache__" not in path:
+        others = path.startswith(f"{GUEST}/agent/") or "__pycache__" in path or path[1:] in laid_over
+        if entry.kind is Kind.FILE and not others:
             kind = TreeKind.PROGRAM if entry.mode & 0o111 else TreeKind.FILE
             files[path[1:]] = Entry(image.root.data(path), kind)
     assert properties(components["stereos-guest"])["content-sha256"] == tree_digest(files)
+
+
+def _relative(folder: Path) -> Iterator[Path]:
+    return (path.relative_to(folder) for path in folder.rglob("*"))
 
 
 def test_the_image_is_named_by_its_root_hash(dist: Path, document: dict[str, Any]) -> None:

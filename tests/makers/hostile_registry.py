@@ -65,7 +65,8 @@ DOCUMENT_FAULTS = (
     "redirect-manifest",
     "tag-flips",
 )
-"""When a manifest or index is asked for. "wrong-digest": a digest gives another document than its own."""
+"""When a manifest or index is asked for. "wrong-digest": a digest gives another document than its own;
+"tag-flips": a tag gives its own document first, and another each second time."""
 ANSWER_FAULTS = (
     "401-loop",
     "401-foreign-realm",
@@ -129,7 +130,7 @@ class HostileRegistry:
         self.stranger = f"127.0.0.1:{self._servers[1].server_port}"
         self.static = f"{self.scheme}://{self.host}/files/{name}"
         """The reference of the same layout as plain files."""
-        self.uploads: dict[str, bytes] = {}
+        self.flipped = True
 
     def _server(self, handler: Any, tls: tuple[Path, Path] | None) -> ThreadingHTTPServer:
         server = _Server(("127.0.0.1", 0), partial(handler, self))
@@ -190,6 +191,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Quiet(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def __init__(self, registry: HostileRegistry, *rest: Any) -> None:
         self.registry = registry
@@ -367,7 +369,10 @@ class _Handler(_Quiet):
                 return layout.get_manifest(version)[1].replace(b"{", b'{"schemaVersion":1,', 1)
             case "no-json-manifest":
                 return b"<html>Log in to the hotel's network</html>"
-            case "wrong-digest" | "tag-flips":
+            case "wrong-digest" | "tag-flips" if fault == "wrong-digest" or version in layout.tags():
+                self.registry.flipped = not self.registry.flipped
+                if fault == "tag-flips" and not self.registry.flipped:
+                    return layout.get_manifest(version)[1]
                 documents = [layout.get_manifest(tag)[1] for tag in layout.tags()]
                 other = [document for document in documents if document != layout.get_manifest(version)[1]]
                 return other[0] if other else layout.get_manifest(version)[1] + b"\n"

@@ -134,18 +134,20 @@ class HttpRemote:
 
     def _pages(self, url: str, read: Callable[[requests.Response], list[Row]], most: int) -> Iterator[Row]:
         """The rows of all pages, by the Link header of RFC 5988. Raises `Malformed` when they have no end."""
-        count, pages, accept = 0, 0, {"Accept": f"{media.IMAGE_INDEX}, application/json"}
-        while True:
-            response = self._way.get(url, accept)
+        seen, before = set[str](), -1
+        while len(seen) > before:
+            before = len(seen)
+            response = self._way.get(url, {"Accept": f"{media.IMAGE_INDEX}, application/json"})
             rows = read(response)
+            seen.update(map(repr, rows))
+            if len(seen) > most:
+                raise Malformed(f"gives a list of more than {most}", where=self.reference.host)
             yield from rows
-            count, pages = count + len(rows), pages + 1
             following = response.links.get("next", {}).get("url")
             if following is None:
                 return
-            if count > most or pages > most // 10 or not rows:
-                raise Malformed("gives a list that does not end", where=self.reference.host)
             url = self._way.hosts.own(url, following, "the next page of a list")
+        raise Malformed("gives a list that does not end", where=self.reference.host)
 
     def _fallback(self, digest: str) -> list[Descriptor]:
         try:

@@ -131,7 +131,11 @@ class Transport:
         ranged = wanted != blob.size
         headers = {"Range": f"bytes={offset}-{offset + wanted - 1}"} if ranged else {}
         accept = (200, 206) if ranged else (200,)
-        with self.patiently(lambda: self._followed("GET", url, headers, accept)) as response:
+        try:
+            answer = self.patiently(lambda: self._followed("GET", url, headers, accept))
+        except NotFound as error:
+            raise NotFound(f"there is no blob {blob.digest}", where=str(self.reference)) from error
+        with answer as response:
             start = 0
             if response.status_code == 206:
                 start = self._check_range(response, offset, wanted, blob.size)

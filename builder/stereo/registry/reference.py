@@ -143,9 +143,10 @@ def split_host(host: str) -> tuple[str, int | None]:
 def _parse(text: str, *, is_root: bool) -> Reference:
     if len(text) > MAX_LENGTH or not text.isprintable() or not text or text != text.strip():
         raise _refusal(text, "it is empty, too long, or has characters that no reference has")
-    parts = None if is_root else _SUFFIX.fullmatch(text)
-    rest, tag, digest = parts.group("rest", "tag", "digest") if parts else (text, None, None)
-    if "@" in rest and not rest.startswith(_FOLDERS):
+    place = text.removeprefix("oci:")
+    parts = None if is_root else _SUFFIX.fullmatch(place)
+    rest, tag, digest = parts.group("rest", "tag", "digest") if parts else (place, None, None)
+    if "@" in rest and not text.startswith(_FOLDERS):
         raise _refusal(text, "what follows '@' is no sha256 digest")
     if text.startswith(("http://", "https://")):
         if "/" not in rest.partition("://")[2]:  # what looked like a tag is a port
@@ -174,11 +175,10 @@ def _registry(text: str, rest: str, *, is_root: bool) -> Reference:
 
 
 def _layout(text: str, rest: str) -> Reference:
-    path = rest.removeprefix("oci:")
-    if not path:
+    if not rest:
         raise _refusal(text, "it names no folder")
     try:
-        expanded = Path(path).expanduser()
+        expanded = Path(rest).expanduser()
     except RuntimeError as error:
         raise _refusal(text, "there is no such user's home") from error
     return Reference("layout", path=os.path.abspath(expanded))  # noqa: PTH100 - links stay, '..' goes

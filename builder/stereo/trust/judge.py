@@ -17,10 +17,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from stereo.errors import shown
+from stereo.model.manifest import Manifest
 from stereo.trust.envelope import Envelope, parse_envelope
 from stereo.trust.keys import SignatureError
 from stereo.trust.policy import Key, Kind, Policy, Revoked
-from stereo.trust.statement import MalformedError, Statement, release_id
+from stereo.trust.statement import MalformedError, Statement, file_digests, release_id
 
 MOST_STATEMENTS = 256
 SKEW = timedelta(minutes=10)
@@ -69,6 +70,11 @@ class Release:
     def id(self) -> str:
         """What statements call it."""
         return release_id(self.name, self.version, self.arch)
+
+
+def release_of(manifest: Manifest, data: bytes) -> Release:
+    """What a manifest promises, whose bytes are `data`. Whether the files are so, is for the caller to check."""
+    return Release(manifest.name, manifest.version, manifest.arch, file_digests(manifest, data))
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ class _RefusedError(Exception):
 def judge(release: Release, envelopes: Sequence[tuple[str, bytes]], policy: Policy, now: datetime) -> Judgement:
     """Hold the statements in `envelopes` (file name, bytes) against `release` and `policy`, at the time `now`.
 
-    `now` must know its time zone. A file name KIND.KEYID16.dsse.json must say what is in it; other names are labels.
+    `now` must know its time zone. A file name KIND.KEYID16.dsse.json (in a folder or not) must say what is in it; other
+    names are labels.
     """
     accepted: list[Accepted] = []
     refusals: list[Refusal] = []
@@ -208,7 +215,7 @@ def _kind(name: str, statement: Statement, key: Key) -> Kind:
     if kind is None:
         message = f"is a statement of a type that no policy counts: {shown(statement.predicate_type, 80)}"
         raise _RefusedError(Reason.WRONG_ROLE, message, "nothing is needed: others may state what they like")
-    named = STATEMENT_NAME.fullmatch(name)
+    named = STATEMENT_NAME.fullmatch(name.rpartition("/")[2])
     if named and named["kind"] != kind:
         message = f"is a {kind} statement under the name of another kind"
         raise _RefusedError(Reason.REPLAYED, message, _GET_AGAIN, fails=True)

@@ -64,6 +64,16 @@ class Signer:
         return sign(self._signer, data, mode=SignatureMode.DETACHED, armor=False)
 
 
+def refuse_no_certificate(data: bytes, where: str) -> None:
+    """Raises UsageError, calling it `where`, unless `data` is an OpenPGP certificate."""
+    from pysequoia import Cert
+
+    try:
+        Cert.from_bytes(data)
+    except RuntimeError as error:
+        raise UsageError("is no OpenPGP certificate", where=where) from error
+
+
 def verify(data: bytes, signature: bytes, certificate: bytes) -> None:
     """Raises SignatureError unless the key of `certificate` made the detached `signature` over `data`."""
     from pysequoia import Cert, Sig

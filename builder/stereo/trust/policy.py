@@ -43,6 +43,7 @@ from stereo.model.document import (
 )
 from stereo.model.units import parse_age
 from stereo.paths import stereo_config
+from stereo.trust.keyfiles import load_certificate, load_public
 from stereo.trust.keys import PublicKey
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
@@ -52,7 +53,6 @@ EVERYTHING = "*"
 _MOST_KEYS = 256
 _MOST_REVOKED = 4096
 _MOST_WANTED = 16
-_LONGEST_PEM = 16 * 1024
 _PEM = "-----BEGIN "
 _DATE = WithJsonSchema({"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]})
 
@@ -71,39 +71,41 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-def _folder(info: ValidationInfo) -> Path:
-    assert isinstance(info.context, Path)
-    return info.context
-
-
 def _public_key(value: object, info: ValidationInfo) -> PublicKey:
     if isinstance(value, PublicKey):
         return value
-    if not isinstance(value, str):
-        raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
+    text = _text(value)
     hint = "name the .pub file that `stereo keygen` made, or write its lines here between '''"
     try:
-        return PublicKey(value.encode() if _PEM in value else read_public_key(_folder(info), value))
-    except UnicodeEncodeError:
-        raise fault("is not UTF-8", hint) from None
+        return PublicKey(text.encode(), "this text") if _PEM in text else load_public(_path(text, info))
     except StereoError as error:
-        raise fault(error.what, error.hint or hint) from error
+        raise fault(f"{shown(error.where)} {error.what}", error.hint or hint) from error
 
 
-def read_public_key(folder: Path, name: str) -> bytes:
-    """The bytes of a public key's file, as seen from `folder`. Raises StereoError when it cannot be read."""
+def _certificate(value: object, info: ValidationInfo) -> bytes:
     try:
-        path = folder / Path(name).expanduser()
-        with path.open("rb") as file:
-            data = file.read(_LONGEST_PEM + 1)
-    except (OSError, RuntimeError, ValueError) as error:  # nobody's home, a NUL
-        reason = error.strerror if isinstance(error, OSError) else "is no path"
-        raise StereoError(
-            f"{shown(name)} cannot be read: {reason}", hint="name a file that `stereo keygen` made"
+        return load_certificate(_path(_text(value), info))
+    except StereoError as error:
+        raise fault(
+            f"{shown(error.where)} {error.what}", error.hint or "name the .gpg file that `stereo keygen` made"
         ) from error
-    if len(data) > _LONGEST_PEM:
-        raise StereoError(f"{shown(name)} is larger than any public key", hint="name a file that `stereo keygen` made")
-    return data
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+def _path(text: str, info: ValidationInfo) -> Path:
+    """A path as seen from the policy, `~` expanded."""
+    assert isinstance(info.context, Path)
+    try:
+        if "\0" not in text:
+            return info.context / Path(text).expanduser()
+    except RuntimeError:  # nobody's home
+        pass
+    raise ValueError(f"{shown(text)} is no path")
 
 
 def _moment(value: object, *, last: bool) -> datetime:
@@ -147,6 +149,14 @@ class Key(Table):
         WithJsonSchema({"type": "string"}),
         Field(description="the `.pub` file of the key, relative to the policy, or its text"),
     ]
+    openpgp: Annotated[
+        bytes | None,
+        BeforeValidator(_certificate),
+        WithJsonSchema({"type": "string"}),
+        Field(
+            description="the `.gpg` file that was made with it, relative to the policy: `SHA256SUMS.gpg` is checked too"
+        ),
+    ] = None
     roles: Annotated[
         tuple[Annotated[Kind, Strict(False)], ...],
         Field(min_length=1, description="which statements of it count: `release`, `provenance`, `rebuild`"),
@@ -186,12 +196,14 @@ class Revoked(Table):
 
     key: Annotated[
         str | None,
-        pattern(r"^[0-9a-f]{64}$", "the 64 digits of a key's id, as `stereo verify` shows them"),
+        pattern(r"^[0-9a-f]{64}$", "the 64 digits of a key's id, as `stereo verify --json` shows them"),
         Field(description="the id of a key: no statement of it counts"),
     ] = None
     statement: Annotated[
         str | None,
-        pattern(r"^sha256:[0-9a-f]{64}$", "'sha256:' and the digest of the statement, as `stereo verify` shows it"),
+        pattern(
+            r"^sha256:[0-9a-f]{64}$", "'sha256:' and the digest of the statement, as `stereo verify --json` shows it"
+        ),
         Field(description="the digest of one statement, as `sha256:HEX`: it does not count"),
     ] = None
     reason: Annotated[
@@ -333,12 +345,7 @@ def policy_of_keys(files: Iterable[Path]) -> Policy:
     """
     keys: dict[str, Key] = {}
     for number, file in enumerate(files, 1):
-        try:
-            public_key = PublicKey(read_public_key(Path.cwd(), str(file)), str(file))
-        except UsageError:
-            raise
-        except StereoError as error:
-            raise UsageError(error.what, where=str(file), hint=error.hint) from error
+        public_key = load_public(file)
         name = file.stem if re.fullmatch(NAME_PATTERN, file.stem) else f"key-{number}"
         keys.setdefault(public_key.keyid, Key(name=name, public_key=public_key, roles=tuple(Kind)))
     return Policy.model_validate({"schema": 1, "key": tuple(keys.values()), "require": Require(provenance=0)})

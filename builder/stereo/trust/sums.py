@@ -27,7 +27,9 @@ def sign_sums(sums: bytes, key: SecretKey) -> bytes:
 def check_sums(sums: bytes, text: bytes, key: PublicKey) -> None:
     """Raises SignatureError unless `text`, a SHA256SUMS.sig of any origin, is the signature of `key` over `sums`."""
     try:
-        signature = base64.b64decode(text.strip(), validate=True)
+        signature = base64.b64decode(text.removesuffix(b"\n"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise SignatureError("is no signature in base64") from error
+    if base64.b64encode(signature) != text.removesuffix(b"\n"):
+        raise SignatureError("is base64 with bits that mean nothing")
     key.verify(sums, signature)

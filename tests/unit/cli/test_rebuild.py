@@ -13,7 +13,7 @@ import pytest
 from makers.dist import make_dist
 from stereo import produce
 from stereo.check.rebuild import EmptyCache
-from stereo.cli import plans, rebuild
+from stereo.cli import plans, rebuilding
 from stereo.cli.app import run
 from stereo.cli.version import revision_of
 from stereo.errors import StereoError
@@ -61,12 +61,12 @@ def recorded(plan: Plan, **other: Any) -> Any:
 
 def refusal(manifest: Any, locks: Path | None = None) -> StereoError:
     with pytest.raises(StereoError, match="cannot be built again from here") as caught:
-        rebuild._plan(manifest, locks)
+        rebuilding.recorded_plan(manifest, locks)
     return caught.value
 
 
 def test_version_time_and_level_come_from_the_manifest(plan: Plan) -> None:
-    assert rebuild._plan(recorded(plan), None).key == plan.key
+    assert rebuilding.recorded_plan(recorded(plan), None).key == plan.key
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_locks_of_the_recorded_revision_may_lie_elsewhere(plan: Plan, tmp_path: 
     assert digest != plan.lock.digest
     refusal(recorded(plan), tmp_path)
     manifest = recorded(plan, lock_sha256=digest)
-    assert rebuild._plan(manifest, tmp_path).lock.digest == digest
+    assert rebuilding.recorded_plan(manifest, tmp_path).lock.digest == digest
 
 
 def test_another_source_is_refused_with_the_revision_to_check_out(plan: Plan) -> None:
@@ -124,7 +124,7 @@ def test_the_outcome_is_identical_or_the_first_level_that_differs(
     """The build itself is another test's; here it makes what the dist was before somebody altered it."""
     make_dist(tmp_path / "dist")
     shutil.copytree(tmp_path / "dist", tmp_path / "good")
-    monkeypatch.setattr(rebuild, "_plan", lambda *_: plan)
+    monkeypatch.setattr(rebuilding, "recorded_plan", lambda *_: plan)
     monkeypatch.setattr(produce, "produce", lambda plan, builder, out, **_: shutil.copytree(tmp_path / "good", out))
     if altered:
         with (tmp_path / "dist" / altered).open("ab") as file:

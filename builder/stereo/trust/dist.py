@@ -1,0 +1,224 @@
+"""What lies beside the files of a dist and vouches for them: read hostile-safe, and judged.
+
+SHA256SUMS must say what the manifest says, whoever signed it. Who did is asked only with a policy, and then every
+signature that is there must be one that the policy knows: an altered file is named, needed or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from stereo.assemble.files import open_plain
+from stereo.errors import StereoError, shown
+from stereo.model.manifest import (
+    ATTESTATIONS,
+    MANIFEST_FILE,
+    MAX_BYTES,
+    SIGNATURE_FILES,
+    Manifest,
+    parse_manifest,
+)
+from stereo.trust import envelope, openpgp
+from stereo.trust.judge import (
+    MOST_STATEMENTS,
+    STATEMENT_NAME,
+    Judgement,
+    Reason,
+    Refusal,
+    judge,
+    release_of,
+)
+from stereo.trust.keys import SignatureError
+from stereo.trust.packet import is_exact
+from stereo.trust.policy import Key, Kind, Policy
+from stereo.trust.rebuilt import contradictions
+from stereo.trust.statement import MalformedError, file_digests
+from stereo.trust.sums import check_sums, render_sums
+
+_SUMS, _SIG, _GPG = SIGNATURE_FILES
+_MOST_SUMS = 64 << 10
+_MOST_TOGETHER = 64 << 20
+_AGAIN = "get it again, or have it signed again with `stereo sign`"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check of one file. `message` explains a failure, or says what was found to hold."""
+
+    artifact: str
+    check: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What was found. `judgement` is None without a policy: then nobody's signature was checked."""
+
+    rows: tuple[Row, ...]
+    judgement: Judgement | None
+
+    @property
+    def consistent(self) -> bool:
+        """Whether nothing contradicts the dist."""
+        return all(row.ok for row in self.rows)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing contradicts the dist, and the policy, if there is one, is satisfied."""
+        return self.consistent and (self.judgement is None or self.judgement.ok)
+
+
+def examine(dist: Path, manifest: Manifest, policy: Policy | None, now: datetime) -> Papers:
+    """Judge what vouches for `dist`, which check.verify has just found to be what `manifest` says.
+
+    Raises StereoError when the manifest is another by now, and OSError.
+    """
+    data = _small(dist / MANIFEST_FILE, MAX_BYTES)
+    if data is None or parse_manifest(data, MANIFEST_FILE) != manifest:
+        raise StereoError("is no longer what was verified", where=str(dist / MANIFEST_FILE), hint="run again")
+    rows = list(_sums(dist, render_sums(file_digests(manifest, data)), manifest, policy))
+    statements, refusals = read_statements(dist)
+    rows += _contradictions(statements, manifest)
+    if policy is None:
+        rows += [Row(row.name, row.reason, False, row.message) for row in refusals]
+        return Papers(tuple(rows), None)
+    judgement = judge(release_of(manifest, data), statements, policy, now)
+    return Papers(tuple(rows), Judgement(judgement.accepted, (*refusals, *judgement.refusals)))
+
+
+def _contradictions(statements: list[tuple[str, bytes]], manifest: Manifest) -> Iterator[Row]:
+    """Whether what statements say of the build is what the manifest says, whoever signed them."""
+    for name, data in statements:
+        try:
+            said = envelope.parse_envelope(data, name).statement
+        except MalformedError as error:
+            yield Row(name, "statement", False, error.what)
+            continue
+        found = list(contradictions(said, manifest))
+        message = f"names {' and '.join(found)} than mixtape.toml" if found else "names what mixtape.toml names"
+        if found or said.kind != "release":
+            yield Row(name, "build", not found, message)
+
+
+def read_statements(dist: Path) -> tuple[list[tuple[str, bytes]], list[Refusal]]:
+    """The statements in attestations/ (path in the dist, bytes), sorted, and what there is none. Raises OSError."""
+    statements: list[tuple[str, bytes]] = []
+    refusals: list[Refusal] = []
+    room = _MOST_TOGETHER
+    for name in _names(dist / ATTESTATIONS, refusals):
+        try:
+            if not STATEMENT_NAME.fullmatch(name):
+                raise StereoError("has not the name of a statement, KIND.KEYID16.dsse.json")
+            data = _small(dist / ATTESTATIONS / name, envelope.MAX_BYTES) or b""
+            room -= len(data)
+            if room < 0:
+                raise StereoError(f"is too much: all statements together have more than {_MOST_TOGETHER >> 20} MiB")
+        except StereoError as error:
+            refusals.append(_malformed(f"{ATTESTATIONS}/{name}", error.what))
+        else:
+            statements.append((f"{ATTESTATIONS}/{name}", data))
+    return statements, refusals
+
+
+def _names(folder: Path, refusals: list[Refusal]) -> list[str]:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    except OSError as error:  # a link, or no folder
+        refusals.append(_malformed(ATTESTATIONS, f"cannot be read: {error.strerror}"))
+        return []
+    try:
+        with os.scandir(fd) as listed:
+            names = [item.name for _, item in zip(range(MOST_STATEMENTS + 1), listed, strict=False)]
+    finally:
+        os.close(fd)
+    if len(names) > MOST_STATEMENTS:
+        refusals.append(_malformed(ATTESTATIONS, f"holds more than {MOST_STATEMENTS} names"))
+        return []
+    return sorted(names)
+
+
+def _malformed(name: str, message: str) -> Refusal:
+    printable = shown(os.fsencode(name).decode("utf-8", "replace"), 100)
+    return Refusal(printable, Reason.MALFORMED, message, "remove it, or get the dist again", fails=True)
+
+
+def _small(path: Path, limit: int) -> bytes | None:
+    """A file that has at most `limit` bytes; None if there is none. Raises StereoError, OSError."""
+    try:
+        with open_plain(path) as file:
+            data = file.read(limit + 1) or b""
+    except FileNotFoundError:
+        return None
+    if len(data) > limit:
+        raise StereoError(f"is larger than {limit} bytes", where=str(path))
+    return data
+
+
+def _sums(dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None) -> Iterator[Row]:
+    """Whether SHA256SUMS says what the manifest says, and who signed it."""
+    found: dict[str, bytes] = {}
+    for name in SIGNATURE_FILES:
+        try:
+            if (data := _small(dist / name, _MOST_SUMS)) is not None:
+                found[name] = data
+        except StereoError as error:
+            yield Row(name, "checksums", False, error.what)
+    if _SUMS in found:
+        same = found[_SUMS] == expected
+        yield Row(
+            _SUMS, "checksums", same, "says what mixtape.toml says" if same else _difference(found[_SUMS], expected)
+        )
+    for name in (_SIG, _GPG):
+        if name in found and _SUMS not in found:
+            yield Row(name, "checksums", False, f"signs a {_SUMS} that is not here; {_AGAIN}")
+    if policy is None or _SUMS not in found:
+        return
+    keys = [key for key in policy.key if _may_sign(key, manifest, policy)]
+    if _SIG in found:
+        yield _signed(found[_SUMS], found[_SIG], keys)
+    if _GPG in found:
+        yield _openpgp_signed(found[_SUMS], found[_GPG], keys)
+
+
+def _difference(text: bytes, expected: bytes) -> str:
+    lines, wanted = text.split(b"\n"), expected.split(b"\n")
+    number = next(
+        (n for n, (one, other) in enumerate(zip(lines, wanted, strict=False), 1) if one != other), len(wanted)
+    )
+    return f"says in line {number} something else than mixtape.toml; {_AGAIN}"
+
+
+def _may_sign(key: Key, manifest: Manifest, policy: Policy) -> bool:
+    revoked = policy.revocation(key.public_key.keyid)
+    return Kind.RELEASE in key.roles and key.speaks_of(manifest.name) and revoked is None
+
+
+def _signed(sums: bytes, signature: bytes, keys: list[Key]) -> Row:
+    for key in keys:
+        with suppress(SignatureError):
+            check_sums(sums, signature, key.public_key)
+            return Row(_SIG, "signature", True, f"signed by {key.name} ({key.public_key.short})")
+    message = f"is no signature over {_SUMS} by a key that the policy believes in releases; {_AGAIN}"
+    return Row(_SIG, "signature", False, message)
+
+
+def _openpgp_signed(sums: bytes, signature: bytes, keys: list[Key]) -> Row:
+    known = [(key, key.openpgp) for key in keys if key.openpgp is not None]
+    if not known:
+        return Row(_GPG, "signature", True, "not checked: no key of the policy has `openpgp`")
+    for key, certificate in known:
+        with suppress(SignatureError):
+            openpgp.verify(sums, signature, certificate)
+            if not is_exact(signature, sums):
+                return Row(_GPG, "signature", False, f"has bytes in it that {key.name} did not sign; {_AGAIN}")
+            return Row(_GPG, "signature", True, f"signed by {key.name}")
+    message = f"is no signature over {_SUMS} by an OpenPGP key that the policy believes in releases; {_AGAIN}"
+    return Row(_GPG, "signature", False, message)

@@ -12,14 +12,16 @@ import pytest
 
 from stereo import doctor as doctor_module
 from stereo.assemble import dist as dist_module
+from stereo.build.budget import size_of
 from stereo.check import diff as diff_module
 from stereo.check.differences import Difference, Level
 from stereo.cli import build as build_module
 from stereo.cli import machines, plans
 from stereo.cli.app import run
-from stereo.cli.sweep import heaps, running_build, size_of
+from stereo.cli.sweep import heaps, running_build
 from stereo.doctor import Check, Status
 from stereo.errors import StereoError
+from stereo.holding import holding
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.paths import Cache, Checkout
@@ -317,3 +319,26 @@ def test_a_host_without_firmware_gets_the_locked_tools(cache: Cache, monkeypatch
     monkeypatch.setattr(Programs, "find", lambda folder=None: _programs(str(folder), folder == Path("made")))
     monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
     assert machines.need_programs(cache, Silent()).origin == "made"
+
+
+def test_clean_leaves_the_tools_of_a_running_machine(cache: Cache, capsys: Capture) -> None:
+    (cache.tools / "used").mkdir(parents=True)
+    with holding(cache.tools / "used"):
+        assert run(["clean", "--yes", "--all", "-q"]) == 0
+        assert (cache.tools / "used").exists()
+    assert run(["clean", "--yes", "--all", "-q"]) == 0
+    assert not (cache.tools / "used").exists()
+
+
+def test_clean_and_doctor_tell_the_limit_of_what_builds_keep(
+    cache: Cache, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEREO_CACHE_LIMIT", "5GB")
+    assert run(["clean", "--dry-run"]) == 0
+    assert "5.0 GB  of images and trees is what builds keep at most" in capsys.readouterr().out
+    assert doctor_module._cache_use(cache).status is Status.OK
+    monkeypatch.setenv("STEREO_CACHE_LIMIT", "1")
+    assert doctor_module._cache_use(cache).status is Status.WARN
+    monkeypatch.setenv("STEREO_CACHE_LIMIT", "much")
+    assert doctor_module._cache_use(cache).status is Status.MISSING
+    assert run(["clean", "--dry-run"]) == 2

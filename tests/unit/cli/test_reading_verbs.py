@@ -48,19 +48,6 @@ def test_mixtapes_as_json(capsys: Capture) -> None:
     assert found["api_keys"] == ["ANTHROPIC_API_KEY", "OPENAI_API_KEY"]
 
 
-def test_dists_of_the_local_store_are_listed_with_where_they_are(tmp_path: Path, capsys: Capture) -> None:
-    place = tmp_path / "data/stereo/dists/base/dev-a/x86_64"
-    place.parent.mkdir(parents=True)
-    place.symlink_to(tmp_path / "gone\x1b")
-    assert run(["dists"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "VERSION", "ARCHITECTURE", "DISK", "APPARENT", "PLACE"]
-    assert lines[1].split() == ["base", "dev-a", "x86_64", "-", "-", "->", f"{tmp_path}/gone\\x1b", "(gone)"]
-    assert run(["dists", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
-    assert (found["name"], found["there"], found["path"]) == ("base", False, f"{tmp_path}/gone\x1b")
-
-
 def test_show_tells_what_is_inherited(capsys: Capture) -> None:
     assert run(["show", "opencode-mixtape"]) == 0
     text = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 from makers.dist import make_dist
+from stereo.assemble.place import publish
 from stereo.cli import machines
 from stereo.cli.app import run
+from stereo.dists.use import in_use
 from stereo.sandbox import launch
 from stereo.sandbox.client import kill
-from stereo.sandbox.state import Folder, all_folders
+from stereo.sandbox.state import Folder, all_folders, users_of_dists
 from stereo.vm import accel
 from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Programs
@@ -249,3 +252,59 @@ def test_without_a_name_or_a_jcard_the_only_sandbox_is_meant(
 def test_a_name_that_is_a_path_is_refused(name: str, capsys: Capture) -> None:
     assert run(["destroy", "--yes", "--", name]) == 2
     assert "no name of a sandbox" in capsys.readouterr().err
+
+
+def test_one_that_cannot_be_read_does_not_hide_the_others(write: Write, capsys: Capture) -> None:
+    write("")
+    assert run(["up"]) == 0
+    bad = Folder("bad")
+    bad.make()
+    (bad.path / "sandbox.json").write_text("{")
+    capsys.readouterr()
+    assert run(["list"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["bad", "unreadable"],
+        ["box", "running"],
+    ]
+    assert run(["status", "--all", "--json"]) == 0
+    told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert told["box"]["state"] == "running"
+    assert told["bad"]["state"] == "unreadable"
+    assert "sandbox.json: cannot be read" in told["bad"]["reason"]
+    assert run(["destroy", "bad", "--yes"]) == 0
+    assert [folder.name for folder in all_folders()] == ["box"]
+
+
+def test_its_dist_is_in_use_while_it_runs_and_needed_until_it_is_destroyed(write: Write, tmp_path: Path) -> None:
+    dist = tmp_path / "dist"
+    write("")
+    assert run(["up"]) == 0
+    assert in_use(dist) == "a running program"
+    assert users_of_dists() == {dist: "sandbox box"}
+    assert run(["down"]) == 0
+    assert in_use(dist) is None
+    assert in_use(dist, users_of_dists()) == "sandbox box"
+    assert run(["destroy", "--yes"]) == 0
+    assert in_use(dist, users_of_dists()) is None
+
+
+def test_a_dist_that_is_built_anew_leaves_a_running_sandbox_what_it_has_open(
+    write: Write, tmp_path: Path, capsys: Capture
+) -> None:
+    """What is replaced is renamed as a whole; the next start finds another dist than its disk was made for."""
+    dist = tmp_path / "dist"
+    write("")
+    assert run(["up"]) == 0
+    make_dist(tmp_path / "new", words="loud")
+    (tmp_path / "new/behaviour").write_text("agents")
+    with (dist / "stereos.img").open("rb") as file:
+        before = file.read()
+        publish(tmp_path / "new", dist)
+        shutil.rmtree(tmp_path / "new")
+        file.seek(0)
+        assert file.read() == before
+    assert in_use(dist) is None  # the new one is nobody's yet
+    assert run(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "running"
+    assert run(["down"]) == 0
+    assert in_use(dist, users_of_dists()) == "sandbox box"

@@ -75,6 +75,8 @@ def sign(out: Output, folder: Path, key: str, builder_id: str | None, expires: s
     laid = sign_dist(folder, manifest, secret, terms, out.report, builder_id=builder_id)
     if secret.openpgp is None:
         out.report.note("no OpenPGP key lies beside this key, so SHA256SUMS.gpg is not made")
+    if any(row.state == "another key's" for row in laid):
+        out.report.note("SHA256SUMS.sig is not by this key and stays as it is; remove it to have this key's there")
     data = {
         "name": manifest.name,
         "version": manifest.version,

@@ -160,14 +160,15 @@ class _Signing:
     def lay_statement(self, folder: Path, kind: str, predicate: Mapping[str, Any]) -> Laid:
         file = attestation_file(kind, self._key.public)
         payload = statement.render_statement(kind, self._subjects, predicate, self._terms.now, self._terms.expires_on)
+        place = self.dist / ATTESTATIONS
+        with suppress(FileExistsError):
+            place.mkdir()
+            place.chmod(0o755)  # not what the umask leaves of it
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise StereoError("is no folder", where=str(place), hint="remove it")
         existing = self.read(file, envelope.MAX_BYTES)
         if existing is not None and self._still_says(existing, payload):
             return Laid(file, "kept")
-        place = self.dist / ATTESTATIONS
-        with suppress(FileExistsError):
-            place.mkdir(mode=0o755)
-        if not stat.S_ISDIR(place.lstat().st_mode):
-            raise StereoError("is no folder", where=str(place), hint="remove it")
         return self._lay(folder, file, envelope.seal(payload, self._key))
 
     def _is_ours(self, text: bytes, signature: bytes) -> bool:

@@ -59,7 +59,7 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
 
 def _key(text: str) -> str:
     # GitHub's "on" is a boolean to YAML 1.1 where it is not quoted; everybody writes it bare, and GitHub reads 1.2.
-    return text if _KEY.fullmatch(text) else json.dumps(text)
+    return text if _KEY.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _scalar(value: Any) -> str:

@@ -1,0 +1,92 @@
+"""The scripts of ci/: each starts, explains itself, and refuses what cannot work before it begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from makers.jobs import ROOT, Script
+from stereo.pipeline.jobs import JOBS, SECRETS
+from stereo.pipeline.login import logged_in
+from stereo.pipeline.verbs import Verbs
+from stereo.report import Silent
+
+NAMES = [*sorted(job.name for job in JOBS), "matrix", "nightly", "release"]
+
+
+def script(name: str, *words: str | Path, status: int = 0, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return Script(lambda line: None, name)(*words, cwd=cwd, env={"STEREO_CACHE": str(cwd / "cache")}, status=status)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_explains_itself_with_examples(name: str, tmp_path: Path) -> None:
+    said = script(name, "--help", cwd=tmp_path).stdout
+    assert said.startswith(f"Usage: ci/{name} ")
+    assert re.search(rf"Examples:\n +ci/{name}\b", said)
+    assert "Exit status:" in said
+    assert "--json" in said
+
+
+def test_every_script_is_of_a_job_or_known_by_name() -> None:
+    scripts = {path.name for path in (ROOT / "ci").iterdir() if path.is_file() and not path.suffix}
+    assert scripts == {*NAMES, "bench", "prepare"}
+    assert [name for name in scripts if not os.access(ROOT / "ci" / name, os.X_OK)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("release", ["--to", "./out"], "to sign with which key?"),
+        ("release", ["--to", "no host", "--key", "-"], "is no reference"),
+        ("release", ["--to", "./out", "--key", "nobody"], "there is no key 'nobody'"),
+        ("release", ["--to", "./out", "--key", "-", "--mixtapes", "bse"], "there is no mixtape 'bse'"),
+        ("release", ["--to", "./out", "--key", "-", "--version", "1.0"], "'1.0' is no version"),
+        ("release", ["--to", "./out", "--key", "-", "--quick", "--level", "3"], "--quick chooses the level itself"),
+        ("release", [], "Missing option '--to'"),
+        ("boot", [], "of which version?"),
+        ("matrix", ["base", "--scheduler", "tcp://10.0.0.1:1"], "could run code on all workers"),
+        ("matrix", ["base", "--scheduler", "tls://h:1", "--workers", "2"], "two ways to get workers"),
+        ("matrix", ["base", "--scheduler", "tls://h:1", "--tls-ca", "ca"], "one without the others"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(name: str, words: list[str], said: str, tmp_path: Path) -> None:
+    assert said in script(name, *words, status=2, cwd=tmp_path).stderr
+    assert not (tmp_path / "cache" / "release" / "jobs").exists()
+
+
+def test_a_job_without_a_dist_says_which_one_it_misses(tmp_path: Path) -> None:
+    words = ("--version", "2026.01.31.0", "--mixtapes", "base", "--work", tmp_path / "work", "--json")
+    done = script("boot", *words, status=1, cwd=tmp_path)
+    (row,) = json.loads(done.stdout)["jobs"]
+    assert row["state"] == "failed"
+    assert str(tmp_path / "work/dist/base/2026.01.31.0") in row["said"]
+
+
+def test_no_program_of_a_release_sees_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "hidden")
+    told: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda self, text: told.append(text))
+    Verbs(tmp_path, Silent()).program(["env"])
+    assert told
+    assert [line for line in told if "hidden" in line] == []
+
+
+def test_a_registry_s_password_is_lent_by_a_file_that_goes() -> None:
+    secrets = {"STEREO_REGISTRY_USER": "ci", "STEREO_REGISTRY_PASSWORD": "p:w"}
+    with logged_in("registry.example:5000/mixtapes", secrets) as login:
+        path = Path(login["REGISTRY_AUTH_FILE"])
+        assert json.loads(path.read_text()) == {"auths": {"registry.example:5000": {"auth": "Y2k6cDp3"}}}
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("to", "secrets"), [("./out", {"STEREO_REGISTRY_PASSWORD": "p"}), ("registry.example/a", {})])
+def test_who_needs_no_password_is_lent_none(to: str, secrets: dict[str, str]) -> None:
+    with logged_in(to, secrets) as login:
+        assert login == {}

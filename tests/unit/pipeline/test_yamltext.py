@@ -13,8 +13,6 @@ from stereo.pipeline.yamltext import Remarked, render
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Cn", "Co"]), max_size=30)
 ODD = st.sampled_from(["yes", "1.0", "null", "- a", "#", "a: b", "~"])
 SCALARS = st.one_of(TEXT, st.booleans(), st.integers(-(10**6), 10**6), ODD)
-    TEXT, st.booleans(), st.integers(-(10**6), 10**6), st.sampled_from(["yes", "1.0", "null", "- a", "#"])
-)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(st.lists(SCALARS, max_size=4), st.dictionaries(TEXT.filter(bool), inner, max_size=4)),

@@ -23,7 +23,7 @@ from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import OpenFile, Region
 from stereo.artifacts.vfat import Vfat
 from stereo.assemble.dist import read_manifest
-from stereo.model.manifest import MANIFEST_FILE
+from stereo.model.manifest import CYCLONEDX_FILE, MANIFEST_FILE, SPDX_FILE
 
 pytestmark = pytest.mark.build
 
@@ -155,7 +155,8 @@ def test_a_flipped_bit_in_the_qcow2_is_found(place: Place, altered: Path, verdic
 def test_bits_flipped_in_every_other_artifact_are_all_found_and_nothing_else_is_blamed(
     altered: Path, verdict: Verdict
 ) -> None:
-    names = ("stereos.img.zst", "stereos.qcow2.zst", "bzImage", "initrd", "cmdline", "init")
+    disks, boot = ("stereos.img.zst", "stereos.qcow2.zst"), ("bzImage", "initrd", "cmdline", "init")
+    names = (*disks, *boot, CYCLONEDX_FILE, SPDX_FILE)
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(flipped(altered / name, (altered / name).stat().st_size // 2))

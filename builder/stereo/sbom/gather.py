@@ -72,7 +72,7 @@ def _debian(plan: Plan, installed: Installed, unlisted: dict[str, tuple[str, set
         raise StereoError(
             f"holds packages that are not in the lock: {', '.join(strangers[:5])}",
             where=f"the tree of {plan.mixtape.name}",
-            hint="stereo clean --builds, and build again",
+            hint="empty the cache with `stereo clean --all`, and build again",
         )
     purls = {name: _deb_purl(row, installed.debian) for name, row in rows.items() if row}
     stated: dict[bytes, Stated] = {}  # packages of one source have one copyright file

@@ -17,11 +17,12 @@ from spdx_tools.spdx.parser.json.json_parser import parse_from_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from stereo.errors import StereoError
+from stereo.model.lock import Deb
 from stereo.sbom.bill import Bill, Kind
 from stereo.sbom.documents import documents
 from stereo.sbom.gather import draw_up
 from stereo.sbom.installed import MAX_FILE, read_tree
-from unit.sbom.support import DEBS, KERNEL, TREE, make_bill, make_plan_of, make_tree
+from unit.sbom.support import DEBS, KERNEL, TREE, deb, make_bill, make_plan_of, make_tree
 
 
 @pytest.fixture
@@ -103,9 +104,10 @@ def test_needs_are_those_of_debian_with_alternatives_and_virtual_packages(bill: 
     assert graph[bill.purl] == [row.purl for row in bill.components]
 
 
-def test_a_tree_with_a_package_that_no_lock_names_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("debs", [DEBS[1:], (deb("alpha", "1", "2"), *DEBS[1:])], ids=["no such", "other version"])
+def test_a_tree_with_a_package_that_no_lock_names_is_refused(tmp_path: Path, debs: tuple[Deb, ...]) -> None:
     installed = read_tree(make_tree(tmp_path / "tree.tar"))
-    plan = make_plan_of(tmp_path, DEBS[1:])
+    plan = make_plan_of(tmp_path, debs)
     with pytest.raises(StereoError, match="not in the lock: alpha"):
         draw_up(plan, installed, revision="abc", root_hash="0" * 64, kernel_version="6")
 

@@ -84,6 +84,9 @@ def test_a_licence_that_appears_or_is_replaced_is_told() -> None:
     assert words(listing(row("a", licence="ISC")), listing(row("a", licence="MIT"))) == [
         "debian: a: licence ISC became MIT"
     ]
+    assert words(listing(row("a", licence="(A AND B) OR C")), listing(row("a", licence="(A AND B) OR D"))) == [
+        "debian: a: licence (A AND B) OR C became (A AND B) OR D"
+    ]
 
 
 def test_the_same_licences_in_another_order_are_no_change() -> None:

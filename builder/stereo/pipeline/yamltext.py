@@ -58,8 +58,9 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
 
 
 def _key(text: str) -> str:
-    # GitHub's "on" is a boolean to YAML 1.1 where it is not quoted; everybody writes it bare, and GitHub reads 1.2.
-    return text if _KEY.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    # GitHub's "on" stays bare, as everybody writes it: it is a word of YAML 1.1 alone, and GitHub reads 1.2.
+    is_plain = _KEY.fullmatch(text) and (text == "on" or text.lower() not in _WORDS)
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def _scalar(value: Any) -> str:

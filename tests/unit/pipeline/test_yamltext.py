@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -20,6 +20,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT.filter(bool), VALUES, min_size=1, max_size=4))
 def test_it_reads_as_what_was_written(document: dict[str, Any]) -> None:
     assert YAML(typ="safe").load(render(document)) == document

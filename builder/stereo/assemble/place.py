@@ -32,7 +32,7 @@ def staging(dist: Path, report: Report) -> Iterator[Path]:
     Waits for another build of the same dist to end. Raises OSError.
     """
     dist.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(dist, report):
+    with locked(dist, report):
         prefix = f".{dist.name}.staging-"
         for leftover in dist.parent.glob(f"{prefix}*"):
             shutil.rmtree(leftover)
@@ -84,14 +84,15 @@ def point_result(link: Path, dist: Path) -> None:
 
 
 @contextmanager
-def _locked(dist: Path, report: Report) -> Iterator[None]:
+def locked(dist: Path, report: Report) -> Iterator[None]:
+    """While nobody else makes or pulls this very dist; waits for them to end. Raises OSError."""
     path = dist.with_name(f".{dist.name}.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report.note(f"another build of {dist} runs; waiting for it to end")
+            report.note(f"somebody else makes {dist}; waiting for them to end")
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from stereo.cli.believing import NOBODY
 from stereo.cli.diff import as_data, as_text
 from stereo.cli.measure import amount
 from stereo.cli.output import safe
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from stereo.check.verify import Finding, Verdict
     from stereo.trust.dist import Papers, Row
     from stereo.trust.judge import Accepted, Judgement, Refusal
-
-_NOBODY = "nobody's signature was checked: name a key with --key, or a policy with --policy"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Answer:
         elif self.failed:
             yield f"{len(self.failed)} of the dist's artifacts failed: {', '.join(map(safe, self.failed))}"
         if not self.policy:
-            yield _NOBODY
+            yield NOBODY
 
     @property
     def _left_out(self) -> set[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stereo.cli.believing import believing, chosen_policy
 from stereo.cli.options import dist_argument
 from stereo.cli.output import Output, speaking
 from stereo.cli.rebuilding import Means, build_again, rebuild_options
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from stereo.model.manifest import Manifest
     from stereo.report import Report
     from stereo.trust.keys import SecretKey
-    from stereo.trust.policy import Policy
 
 
 @click.command(
@@ -38,22 +38,7 @@ then adds your signed statement that the bytes are the same.
 Exit status: 0 everything holds, 1 something does not, 2 there is nothing to verify.""",
 )
 @dist_argument("folder")
-@click.option(
-    "--key",
-    "keys",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="PUB",
-    help="Believe this public key; may be given again.",
-)
-@click.option(
-    "--policy",
-    "policy_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Believe whom this policy names.",
-)
-@click.option("--no-policy", is_flag=True, help="Check no signature, whatever policy there is.")
+@believing
 @click.option("--rebuild", "again", is_flag=True, help="Build it again, and compare.")
 @click.option("--sign-with", metavar="NAME|FILE|-", help="With --rebuild: sign that the bytes are the same.")
 @rebuild_options
@@ -79,7 +64,7 @@ def verify(
 
     if not again and (sign_with or offline or mirror or locks):
         raise UsageError("--sign-with, --offline, --mirror and --locks are for a rebuild", hint="add --rebuild")
-    policy = _policy(keys, policy_file, no_policy=no_policy)
+    policy = chosen_policy(keys, policy_file, no_policy=no_policy)
     secret = _secret(sign_with) if sign_with else None
     verdict = verify_dist(folder, out.report, jobs=jobs)
     manifest, papers, rebuilt = verdict.manifest, None, None
@@ -92,20 +77,6 @@ def verify(
     answer = Answer(verdict, papers, policy is not None, again, rebuilt)
     out.result(answer.data(), "\n".join(answer.lines(verbose=out.verbose)))
     return 0 if answer.ok else 1
-
-
-def _policy(keys: tuple[Path, ...], file: Path | None, *, no_policy: bool) -> Policy | None:
-    """Who is believed. None: nobody is asked for."""
-    from stereo.trust.policy import default_policy, load_policy, policy_of_keys
-
-    if bool(keys) + bool(file) + no_policy > 1:
-        raise UsageError("only one of --key, --policy and --no-policy can say who is believed")
-    if keys:
-        return policy_of_keys(keys)
-    if no_policy:
-        return None
-    chosen = file or default_policy()
-    return load_policy(chosen) if chosen else None
 
 
 def _secret(name: str) -> SecretKey:

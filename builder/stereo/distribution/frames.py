@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stereo.artifacts import zst
-from stereo.artifacts.region import CHUNK, FormatError, OpenFile
-from stereo.errors import shown
+from stereo.artifacts.region import CHUNK, OpenFile
 from stereo.model.manifest import DISK_FILES, MAX_FILE
+from stereo.registry.errors import Malformed
+from stereo.registry.strict import read_json
 
 SCHEMA = 1
-MEDIA_TYPE = "application/vnd.papercompute.stereos.frames.v1+json"
 MAX_BYTES = 4 << 20
 MAX_FRAMES = 32_768
 MAX_CONTENT = 64 << 20
@@ -81,22 +79,15 @@ def render(frames: Frames) -> bytes:
 
 
 def parse(data: bytes, name: str) -> Frames:
-    """Read an index from anywhere; `name` is how errors call it. Raises FormatError, whatever the bytes are.
+    """Read an index from anywhere; `name` is how errors call it. Raises `Malformed`, whatever the bytes are.
 
     What comes back is in itself right: the frames lie one behind the other and add up to `size` and `content`.
     """
 
-    def refuse(reason: str) -> FormatError:
-        return FormatError(f"is no frame index: {reason}", where=name)
+    def refuse(reason: str) -> Malformed:
+        return Malformed(f"is no frame index: {reason}", where=name)
 
-    if len(data) > MAX_BYTES:
-        raise refuse(f"it is larger than {MAX_BYTES} bytes")
-    try:
-        table = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_constant)
-    except RecursionError as error:
-        raise refuse("it is nested too deep") from error
-    except ValueError as error:  # no UTF-8, no JSON, a key twice, a number that Python refuses to read
-        raise refuse(shown(str(error), 120)) from error
+    table = read_json(data, limit=MAX_BYTES, what=name)
     if not isinstance(table, dict) or set(table) != set(_KEYS):
         raise refuse(f"it must be an object of {', '.join(_KEYS)}")
     if not _is_count(table["schema"], SCHEMA):
@@ -133,14 +124,3 @@ def _is_digest(value: object) -> bool:
 def _is_count(value: object, most: int) -> bool:
     """Whether it is a whole number from 1 to `most`. JSON's true is an int to Python."""
     return type(value) is int and 1 <= value <= most
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return table
-
-
-def _constant(text: str) -> float:
-    raise ValueError(f"{text} is no number")

@@ -114,7 +114,7 @@ def test_the_second_builder_waits_and_says_so(dist: Path) -> None:
         order.append("first")
     other.join()
     assert order == ["first", "second"]
-    assert "another build" in notes[0]
+    assert "waiting" in notes[0]
 
 
 def test_result_points_at_the_last_dist(dist: Path, tmp_path: Path) -> None:

@@ -95,9 +95,9 @@ def assemble(
 ) -> Manifest:
     """Make the dist `out` (dist/NAME/VERSION/ARCH) from `image_dir` (image.raw, vmlinuz, initrd, cmdline, init).
 
-    `documents` are the two SBOMs by file name, `level` is zstd's, `jobs` the compressors at work at most (the bytes do not depend on it), `qemu_img` the first
-    words of the command, `qemu_env` its environment. Raises StereoError; then `out` is as it was. A release whose
-    bytes would change is refused unless `force`.
+    `documents` are the two SBOMs by file name, `level` is zstd's, `jobs` the compressors at work at most (the bytes do
+    not depend on it), `qemu_img` the first words of the command, `qemu_env` its environment. Raises StereoError; then
+    `out` is as it was. A release whose bytes would change is refused unless `force`.
     """
     with failures_explained("cannot assemble the dist", out), staging(out, report) as folder:
         image, raw, qcow2 = image_dir / "image.raw", folder / "stereos.img", folder / "stereos.qcow2"

@@ -27,7 +27,7 @@ _WIDEST = 60  # characters of a licence in the table; with -v all of it
     short_help="Show which software is in a dist.",
     epilog="""\b
 Examples:
-  stereo sbom result                             kinds, licences, and every component
+  stereo sbom result                             kinds, licences, and every component; long licences whole with -v
   stereo sbom result --format spdx --json | jq -r '.components[].purl'
   stereo sbom --diff dist/coder/2026.01.31.0/x86_64 dist/coder/2026.01.31.1/x86_64
   stereo sbom --diff old/sbom.cdx.json result

@@ -78,6 +78,7 @@ ANSWER_FAULTS = (
     "hang",
     "no-http",
     "endless-headers",
+    "dribbling-head",
     "trickle",
 )
 """When anything is asked for. Of "429" and "503", `times` says how often before it gets better."""
@@ -299,6 +300,8 @@ class _Handler(_Quiet):
                 self.wfile.write(b"SSH-2.0-OpenSSH_9.9\r\n")
             case "endless-headers":
                 self._forever(b"X-Padding: " + b"x" * 1000 + b"\r\n", start=b"HTTP/1.1 200 OK\r\n")
+            case "dribbling-head":
+                self._forever(b"x", start=b"HTTP/1.1 200 OK\r\nX-Padding: ", pause=0.05)
             case "trickle":
                 start = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
                 self._forever(b" ", start=start, pause=0.05)
@@ -443,9 +446,10 @@ class _Handler(_Quiet):
 
     def _pushed(self, path: str, query: dict[str, list[str]]) -> None:
         registry, layout = self.registry, self.registry.layout
-        fault = registry.now(self.path, *PUSH_FAULTS)
+        begins = self.command == "POST"
+        fault = registry.now(self.path, *(one for one in PUSH_FAULTS if begins == (one == "upload-strange")))
         place = f"/v2/{registry.name}/blobs/uploads/one"
-        if self.command == "POST":
+        if begins:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             other = f"http://{registry.stranger}{place}"
             return self.answer(202, Location=other if fault == "upload-strange" else place)

@@ -26,6 +26,7 @@ from stereo.registry.strict import read_json
 _MAX_FILE = 1 << 20
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HELPER_PATIENCE = 60  # seconds: it may ask the user
+_NOT_STARTED = 127
 _NO_PASSWORD = "<token>"  # what a helper says instead of a user when it has an OAuth token
 
 
@@ -112,8 +113,10 @@ def _ask(helper: str, key: str) -> Credentials | None:
         said = run([f"docker-credential-{helper}", "get"], env=os.environ, input_text=key, timeout=_HELPER_PATIENCE)
         table = json.loads(said.stdout[:_MAX_FILE])
         user, secret = table["Username"], table["Secret"]
-    except CommandFailed:
-        return None
+    except CommandFailed as error:
+        if error.status != _NOT_STARTED:
+            return None
+        raise RegistryError("the credential helper cannot be started", where=f"docker-credential-{helper}") from None
     except (StereoError, OSError, ValueError, KeyError, TypeError):
         hint = "see credHelpers and credsStore in the docker configuration"
         raise RegistryError(

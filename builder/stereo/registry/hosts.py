@@ -71,7 +71,7 @@ class Hosts:
 
     def own(self, base: str, location: str, what: str) -> str:
         """The address that `location` means seen from `base`, which must be the registry's own. Raises `Denied`."""
-        url = urljoin(base, location)
+        url = _joined(base, location)
         if self._origin(url, what) != self._origin(self.base, what):
             raise Denied(f"{what} is at {_told(url)}, not at the registry itself", where=self.host)
         return url
@@ -83,7 +83,7 @@ class Hosts:
 
     def blob_source(self, base: str, location: str) -> str:
         """Where a redirect from `base` leads, if that may serve blobs. Raises `Denied`."""
-        url = urljoin(base, location)
+        url = _joined(base, location)
         self._permitted(url, "the place that it sends us to for a blob")
         return url
 
@@ -137,6 +137,13 @@ def _split(url: str) -> SplitResult | None:
         return parts if parts.port is None or parts.port else None
     except ValueError:
         return None
+
+
+def _joined(base: str, location: str) -> str:
+    try:
+        return urljoin(base, location)
+    except ValueError:  # of brackets that do not match
+        return ""
 
 
 def _with_port(host: str, scheme: str) -> str:

@@ -178,9 +178,10 @@ def _pools(limits: Limits) -> dict[str, type[urllib3.HTTPConnectionPool]]:
 @contextmanager
 def _cut_off(connection: urllib3.connection.HTTPConnection, limits: Limits) -> Iterator[None]:
     """End a connection whose head of an answer dribbles in: each byte is in time, all of them never are."""
-    sock = connection.sock
+    sock, late = connection.sock, threading.Event()
 
     def end() -> None:
+        late.set()
         with suppress(OSError):
             if sock is not None:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -192,3 +193,5 @@ def _cut_off(connection: urllib3.connection.HTTPConnection, limits: Limits) -> I
         yield
     finally:
         timer.cancel()
+        if late.is_set():  # http.client takes the end of a connection for the end of a head
+            raise TimeoutError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stereo.errors import StereoError
 from stereo.model.lock import Deb, NpmPackage, UrlFile, Wheel
@@ -12,7 +12,7 @@ from stereo.plan.render import AGENT
 from stereo.plan.tree import Tree, part, tree_digest
 from stereo.sbom.bill import Bill, Component, Kind
 from stereo.sbom.installed import Installed
-from stereo.sbom.licences import Stated, of_copyright, of_metadata, of_package_json
+from stereo.sbom.licences import Stated, of_copyright, of_metadata, of_package_json, version_of_package_json
 
 _KERNEL = re.compile(r"linux-image-[0-9].*")
 
@@ -27,6 +27,7 @@ def draw_up(plan: Plan, installed: Installed, *, revision: str, root_hash: str, 
         Component(Kind.SYSTEM, "debian", installed.debian, f"pkg:generic/debian@{installed.debian}"),
         *_debian(plan, installed, unlisted),
         *_npm(plan.lock.npm, installed.files, unlisted),
+        *_bundled(plan.lock.npm, installed.files, unlisted),
         *_wheels(plan.lock.wheels, installed.files, unlisted),
         *_files(plan),
         *_ours(plan.image, revision),
@@ -105,14 +106,40 @@ def _deb_purl(deb: Deb, release: str) -> str:
 def _npm(
     rows: Iterable[NpmPackage], files: Mapping[str, bytes], unlisted: dict[str, tuple[str, set[str]]]
 ) -> Iterator[Component]:
+    for row in rows:
+        stated = of_package_json(files.get(_package_json(row), b""))
+        licence = _noted(stated, row.name, unlisted).expression
+        purl = _npm_purl(row.name, row.version)
+        yield Component(Kind.NPM, row.name, row.version, purl, row.sha256, licence=licence)
+
+
+def _bundled(
+    rows: Sequence[NpmPackage], files: Mapping[str, bytes], unlisted: dict[str, tuple[str, set[str]]]
+) -> Iterator[Component]:
+    """Packages that came inside of others' tarballs: no lock knows them, and their only digest is that of the tarball.
+
+    What a bundler has made one file of, cannot be told apart any more.
+    """
+    locked, purls = {_package_json(row) for row in rows}, {_npm_purl(row.name, row.version) for row in rows}
+    for path, data in sorted(files.items()):
+        name = path.removesuffix("/package.json").rpartition("/node_modules/")[2]
+        version = version_of_package_json(data)
+        if path in locked or version is None or not path.endswith("/package.json"):
+            continue
+        if (purl := _npm_purl(name, version)) not in purls:
+            licence = _noted(of_package_json(data), name, unlisted).expression
+            yield Component(Kind.NPM, name, version, purl, licence=licence)
+
+
+def _package_json(row: NpmPackage) -> str:
+    return f"{AGENT}/npm/{row.path}/package.json"
+
+
+def _npm_purl(package: str, version: str) -> str:
     from packageurl import PackageURL
 
-    for row in rows:
-        scope, _, name = row.name.rpartition("/")
-        purl = str(PackageURL("npm", scope or None, name, row.version).to_string())
-        stated = of_package_json(files.get(f"{AGENT}/npm/{row.path}/package.json", b""))
-        licence = _noted(stated, row.name, unlisted).expression
-        yield Component(Kind.NPM, row.name, row.version, purl, row.sha256, licence=licence)
+    scope, _, name = package.rpartition("/")
+    return str(PackageURL("npm", scope or None, name, version).to_string())
 
 
 def _wheels(

@@ -20,7 +20,7 @@ _STATUS = "var/lib/dpkg/status"
 _RELEASE = "usr/lib/os-release"
 _WANTED = re.compile(
     rf"{_STATUS}|{_RELEASE}|{DOCS}/[^/]+(/copyright)?"
-    r"|usr/lib/stereos/agent/npm/node_modules/(.+/)?package\.json"
+    r"|usr/lib/stereos/agent/npm/(.+/)?node_modules/(@[^/]+/)?[^/@]+/package\.json"
     r"|usr/lib/stereos/agent/python/[^/]+\.dist-info/METADATA"
 )
 _MOST_HOPS = 8

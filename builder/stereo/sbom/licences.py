@@ -49,6 +49,7 @@ _GNU = re.compile(
     r"(?P<name>A?GPL|LGPL|GFDL)(?P<niv>-NIV)?-?(?P<major>[1-3])(?:\.(?P<minor>[0-3]))?(?P<later>\+?)", re.I
 )
 _WITH = re.compile(r"(?P<base>\S+)\s+with\s+(?P<name>\S+)\s+exception", re.I)
+_VERSION = re.compile(r"[0-9]{1,20}\.[0-9A-Za-z.+-]{1,100}")
 _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z0-9][A-Za-z0-9.+-]{0,30})")
 _CLASSIFIERS = {
     "License :: OSI Approved :: MIT License": "MIT",
@@ -106,12 +107,7 @@ def of_copyright(data: bytes) -> Stated:
 
 def of_package_json(data: bytes) -> Stated:
     """The licence in an npm package.json: an expression, or the objects of older packages."""
-    try:
-        document: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return Stated()
-    if not isinstance(document, dict):
-        return Stated()
+    document = _table(data)
     found = document.get("license", document.get("licenses"))
     rows = found if isinstance(found, list) else [found]
     names = [row.get("type") if isinstance(row, dict) else row for row in rows[:_MOST_TERMS]]
@@ -120,6 +116,20 @@ def of_package_json(data: bytes) -> Stated:
     if not known or None in expressions:
         return Stated()
     return Stated(known.pop() if len(known) == 1 else " OR ".join(sorted(f"({one})" for one in known)))
+
+
+def version_of_package_json(data: bytes) -> str | None:
+    """The version in an npm package.json; None for what is none, such as the files that only say `"type": "module"`."""
+    version = _table(data).get("version")
+    return version if isinstance(version, str) and _VERSION.fullmatch(version) else None
+
+
+def _table(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def of_metadata(data: bytes) -> Stated:

@@ -175,6 +175,23 @@ def test_hash_seed_time_zone_locale_and_order_in_the_tree_do_not_matter(bill: Bi
     assert documents(make_bill(turned, dict(reversed([*TREE.items()])))) == documents(bill)
 
 
+def test_npm_packages_that_came_inside_of_others_are_listed_without_a_digest(tmp_path: Path) -> None:
+    inside = "./usr/lib/stereos/agent/npm/node_modules/@scope/tool/node_modules"
+    tree = {
+        **TREE,
+        f"{inside}/@other/part/package.json": b'{"name": "lies", "version": "2.0.0", "license": "ISC"}',
+        f"{inside}/@scope/tool/package.json": b'{"version": "1.2.3"}',
+        f"{inside}/../lib/package.json": b'{"version": "9.9.9"}',
+        f"{inside}/no-version/package.json": b'{"type": "module"}',
+        f"{inside}/odd/package.json": b'{"version": "1.0\\u001b"}',
+    }
+    rows = [row for row in make_bill(tmp_path, tree).components if row.kind is Kind.NPM]
+    assert [(row.purl, row.sha256, row.licence) for row in rows] == [
+        ("pkg:npm/%40other/part@2.0.0", None, "ISC"),
+        ("pkg:npm/%40scope/tool@1.2.3", "c" * 64, "MIT"),
+    ]
+
+
 @pytest.mark.parametrize("missing", ["./var/lib/dpkg/status", "./usr/lib/os-release"])
 def test_a_tree_without_a_database_is_refused(tmp_path: Path, missing: str) -> None:
     tree = {name: content for name, content in TREE.items() if name != missing}

@@ -32,6 +32,7 @@ def test_everything_that_could_leak_differs_and_the_bytes_do_not(dist: Path, loc
     words = [*same_wishes(dist, stranger.copy(locks)), "--jobs", "1", "--output-dir", out]
     stranger.stereo(*words, cwd=out, env=stranger.environment, umask=stranger.umask)
     assert_identical(dist, only_dist(out))
+    stranger.give_back(out)
 
 
 def test_an_image_made_again_from_cached_packages_is_the_same(

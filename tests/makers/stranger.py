@@ -11,6 +11,7 @@ from pathlib import Path
 from makers.builds import copy_checkout
 from makers.command import Stereo
 from makers.users import User
+from stereo.build.sandbox import remove
 from stereo.paths import Cache
 
 
@@ -40,6 +41,11 @@ class Stranger:
         shutil.copytree(folder, copied, dirs_exist_ok=True)
         self.user.take(copied)
         return copied
+
+    def give_back(self, out: Path) -> None:
+        """Remove what a build put into `out` and what only a build of the same would use again: it is gigabytes."""
+        for folder in (out, self.cache.images, self.cache.trees, self.cache.frames):
+            remove(folder)
 
 
 def make_stranger(user: User, stereo: Stereo) -> Stranger:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from stereo.cli.measure import duration
-from stereo.cli.options import dist_argument
+from stereo.cli.options import dist_argument, keep
 from stereo.cli.output import Output, speaking
-from stereo.holding import holding
 from stereo.paths import Cache
 
 if TYPE_CHECKING:
@@ -86,10 +85,8 @@ def boot(
     card = Nat() if network else None
     spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=card)
     backend = QemuBackend(programs, cache.work)
+    keep(folder, *([programs.tree] if programs.tree else []))
     with ExitStack() as stack:
-        stack.enter_context(holding(folder))
-        if programs.tree:
-            stack.enter_context(holding(programs.tree))
         streams: list[BinaryIO] = [stack.enter_context(log.open("wb"))] if log else []
         if until is None:
             streams.append(sys.stdout.buffer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stereo.errors import UsageError
+from stereo.holding import holding
 from stereo.paths import Checkout, user_config
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def version_option(verb: Verb) -> Verb:
 def dist_argument(name: str) -> Callable[[Verb], Verb]:
     """A folder that `stereo build` made."""
     return click.argument(name, type=click.Path(path_type=Path, file_okay=False, exists=True))
+
+
+def keep(*dists: Path) -> None:
+    """Let nobody remove `dists` from their places until the verb has ended. Raises StereoError if one is not there."""
+    for dist in dists:
+        click.get_current_context().with_resource(holding(dist))
 
 
 def dev_key() -> str | None:

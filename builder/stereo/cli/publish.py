@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stereo.cli.measure import amount
+from stereo.cli.options import keep
 from stereo.cli.output import Output, safe, speaking
 from stereo.errors import UsageError
 
@@ -66,6 +67,7 @@ def publish(
     if place.kind == "static":
         hint = "publish to an OCI layout (`oci:DIR`), and have the web server offer that"
         raise UsageError("is a web server, and that takes nothing", where=reference, hint=hint)
+    keep(*dists)
     remote = open_remote(place, plain_http=plain_http)
     if attestations:
         if len(dists) != 1 or floating or policy:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stereo.cli.believing import believing, chosen_policy
-from stereo.cli.options import dist_argument
+from stereo.cli.options import dist_argument, keep
 from stereo.cli.output import Output, speaking
 from stereo.cli.rebuilding import Means, build_again, rebuild_options
 from stereo.cli.verdict import Answer, Rebuilt
@@ -66,6 +66,7 @@ def verify(
         raise UsageError("--sign-with, --offline, --mirror and --locks are for a rebuild", hint="add --rebuild")
     policy = chosen_policy(keys, policy_file, no_policy=no_policy)
     secret = _secret(sign_with) if sign_with else None
+    keep(folder)
     verdict = verify_dist(folder, out.report, jobs=jobs)
     manifest, papers, rebuilt = verdict.manifest, None, None
     if manifest:

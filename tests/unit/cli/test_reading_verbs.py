@@ -12,6 +12,7 @@ import pytest
 from stereo.check import verify as verify_module
 from stereo.check.verify import Finding, Verdict
 from stereo.cli.app import run
+from stereo.dists.use import in_use
 from stereo.errors import StereoError
 from stereo.inputs import lock as lock_module
 from stereo.inputs.lockfiles import LockFolder
@@ -90,6 +91,19 @@ def test_verify_names_what_failed_and_exits_1(monkeypatch: pytest.MonkeyPatch, t
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "FAILED  bzImage: digest: is another"
     assert "init" not in "".join(lines)
+
+
+def test_a_dist_that_is_being_verified_cannot_be_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held = []
+
+    def look(folder: Path, *_: object, **__: object) -> Verdict:
+        held.append(in_use(folder))
+        return Verdict(None, (Finding("init", "digest", True, "fits"),))
+
+    monkeypatch.setattr(verify_module, "verify", look)
+    run(["verify", str(tmp_path)])
+    assert held == ["a running program"]
+    assert in_use(tmp_path) is None
 
 
 def test_verify_as_json_has_every_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:

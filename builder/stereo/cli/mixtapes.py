@@ -105,10 +105,13 @@ def _entry(label: str, text: str) -> Iterator[str]:
 Examples:
   stereo schema mixtape > mixtapes/mixtape.schema.json
   stereo schema jcard > jcard.schema.json
-  stereo schema jcard --markdown > docs/jcard.md""",
+  stereo schema jcard --markdown > docs/jcard.md
+  stereo schema policy > policy.schema.json""",
 )
-@click.argument("what", metavar="KIND", type=click.Choice(["mixtape", "jcard"]))
-@click.option("--markdown", is_flag=True, help="For jcard: print the page of documentation that says the same.")
+@click.argument("what", metavar="KIND", type=click.Choice(["mixtape", "jcard", "policy"]))
+@click.option(
+    "--markdown", is_flag=True, help="For jcard and policy: print the page of documentation that says the same."
+)
 @speaking(as_json=True)  # a schema is JSON with or without --json
 def schema(out: Output, what: str, markdown: bool) -> None:
     """Print the JSON Schema of a file format, for editors and other tools."""
@@ -118,6 +121,12 @@ def schema(out: Output, what: str, markdown: bool) -> None:
         from stereo.model.mixtape import mixtape_schema
 
         click.echo(mixtape_schema(), nl=False)
+        return
+    if what == "policy":
+        from stereo.trust.policy import policy_schema
+        from stereo.trust.policy_page import policy_page
+
+        click.echo(policy_page() if markdown else policy_schema(), nl=False)
         return
     from stereo.model.jcard import jcard_schema
     from stereo.model.jcard_page import jcard_page

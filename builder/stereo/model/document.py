@@ -173,7 +173,7 @@ def problems_of(
     """Everything that pydantic found, in our words."""
     found = error.errors(include_url=False)
     # A list that lost its faulty items is then also too short: the second complaint is only an echo of the first.
-    inner = {each["loc"][:-1] for each in found}
+    inner = {each["loc"][:depth] for each in found for depth in range(len(each["loc"]))}
     told = (each for each in found if each["type"] != "too_short" or each["loc"] not in inner)
     return [problem for each in told for problem in _problems(each, model, file, every_key)]
 

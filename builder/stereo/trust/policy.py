@@ -54,7 +54,7 @@ _MOST_KEYS = 256
 _MOST_REVOKED = 4096
 _MOST_WANTED = 16
 _PEM = "-----BEGIN "
-_DATE = WithJsonSchema({"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]})
+_STRING = WithJsonSchema({"type": "string"})
 
 
 class Kind(StrEnum):
@@ -146,13 +146,13 @@ class Key(Table):
     public_key: Annotated[
         InstanceOf[PublicKey],
         BeforeValidator(_public_key),
-        WithJsonSchema({"type": "string"}),
+        _STRING,
         Field(description="the `.pub` file of the key, relative to the policy, or its text"),
     ]
     openpgp: Annotated[
         bytes | None,
         BeforeValidator(_certificate),
-        WithJsonSchema({"type": "string"}),
+        _STRING,
         Field(
             description="the `.gpg` file that was made with it, relative to the policy: `SHA256SUMS.gpg` is checked too"
         ),
@@ -170,14 +170,14 @@ class Key(Table):
     not_before: Annotated[
         datetime | None,
         BeforeValidator(_first_moment),
-        _DATE,
-        Field(description="what it says it signed earlier does not count"),
+        _STRING,
+        Field(description="a date: what it says it signed earlier does not count"),
     ] = None
     not_after: Annotated[
         datetime | None,
         BeforeValidator(_last_moment),
-        _DATE,
-        Field(description="what it says it signed later does not count; a stolen key says what it likes: revoke it"),
+        _STRING,
+        Field(description="a date: what it says it signed later does not count; a stolen key belongs to `revoked`"),
     ] = None
 
     @model_validator(mode="after")
@@ -228,7 +228,7 @@ class Require(Table):
     max_age: Annotated[
         timedelta | None,
         BeforeValidator(parse_age),
-        WithJsonSchema({"type": "string"}),
+        _STRING,
         Field(description="statements that are older do not count, such as `400d`; default: any age"),
     ] = None
     builder_ids: Annotated[
@@ -280,7 +280,7 @@ class Policy(Table):
         for kind, number in self.require.numbers.items():
             able = sum(kind in key.roles and self.revocation(key.public_key.keyid) is None for key in self.key)
             if able < number:
-                message = f"asks for {number}, and {able} keys have the role {kind.value!r}"
+                message = f"asks for {number}, and keys that have the role {kind.value!r}: {able}"
                 yield (
                     ("require", _COUNTED[kind]),
                     message,
@@ -335,7 +335,7 @@ def default_policy() -> Path | None:
     if named := os.environ.get("STEREO_POLICY"):
         return Path(named)
     usual = stereo_config() / POLICY_FILE
-    return usual if usual.exists() else None
+    return usual if os.path.lexists(usual) else None  # a link that leads nowhere is a fault, not leave to believe all
 
 
 def policy_of_keys(files: Iterable[Path]) -> Policy:
@@ -346,7 +346,8 @@ def policy_of_keys(files: Iterable[Path]) -> Policy:
     keys: dict[str, Key] = {}
     for number, file in enumerate(files, 1):
         public_key = load_public(file)
-        name = file.stem if re.fullmatch(NAME_PATTERN, file.stem) else f"key-{number}"
+        fits = re.fullmatch(NAME_PATTERN, file.stem) and file.stem not in (key.name for key in keys.values())
+        name = file.stem if fits else f"key-{number}"
         keys.setdefault(public_key.keyid, Key(name=name, public_key=public_key, roles=tuple(Kind)))
     return Policy.model_validate({"schema": 1, "key": tuple(keys.values()), "require": Require(provenance=0)})
 

@@ -78,11 +78,10 @@ def publish(
         for document in one.manifests.values():
             remote.put_manifest(document, media.IMAGE_MANIFEST)
     _send_referrers(remote, shipments, report)
-    with report.step("Reading back"):
-        refuse_lost_blobs(remote, blobs, report, jobs=jobs)
-        for one in shipments:
-            refuse_lost_documents(remote, [*one.manifests.values(), *(each.data for each in one.referrers)])
-            refuse_lost_referrers(remote, one.subject, _kinds(one.referrers))
+    refuse_lost_blobs(remote, blobs, report, jobs=jobs)
+    for one in shipments:
+        refuse_lost_documents(remote, [*one.manifests.values(), *(each.data for each in one.referrers)])
+        refuse_lost_referrers(remote, one.subject, _kinds(one.referrers))
     return replace(_tag(remote, shipments, version, floating), sent=sent)
 
 

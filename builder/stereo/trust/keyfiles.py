@@ -77,13 +77,13 @@ def make_key(name: str, key_type: KeyType, folder: Path) -> KeyFiles:
 
 
 def find_key(text: str) -> Path:
-    """The secret key that a user means: "-" for stdin, a file, or the NAME of one of the user's own keys."""
-    path = Path(text)
-    if text == "-" or path.is_file() or not _NAME.fullmatch(text):
-        return path
+    """The secret key that a user means: the NAME of one of the user's own, "-" for stdin, else a file."""
     own = keys_folder() / f"{text}{SECRET}"
-    if own.is_file():
+    is_name = _NAME.fullmatch(text) is not None
+    if is_name and own.is_file():
         return own
+    if text == "-" or not is_name or Path(text).exists():
+        return Path(text)
     known = ", ".join(key_names()) or "none; make one with `stereo keygen`"
     raise UsageError(f"there is no key {text!r}", where=str(keys_folder()), hint=f"your keys: {known}")
 

@@ -7,6 +7,7 @@ the first signer: a second key adds its statements alone.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from stereo.model.manifest import (
 from stereo.report import Report
 from stereo.trust import envelope, openpgp, provenance, statement, sums
 from stereo.trust.keys import PublicKey, SecretKey, SignatureError
+from stereo.trust.packet import is_exact
 
 _SUMS, _SIG, _GPG = SIGNATURE_FILES
 _MAX_SIGNATURE = 64 << 10
@@ -91,16 +93,14 @@ def sign_dist(
     Raises UsageError for what is no release, StereoError, OSError.
     """
     refuse_what_is_no_release(dist, manifest)
-    signing = _Signing(dist, manifest, key, terms)
-    cyclonedx = signing.read(CYCLONEDX_FILE, provenance.MAX_SBOM)
-    if cyclonedx is None:
-        raise StereoError("is not here", where=CYCLONEDX_FILE)
-    built = provenance.provenance_predicate(manifest, cyclonedx, builder_id or default_builder(key.public))
-    with report.step(f"Signing {manifest.name} {manifest.version}"), staging(signing.dist, report) as folder:
-        laid = signing.lay_sums(folder)
-        laid.append(signing.lay_statement(folder, "release", statement.release_predicate(manifest)))
-        laid.append(signing.lay_statement(folder, "provenance", built))
-    return laid
+    with report.step(f"Signing {manifest.name} {manifest.version}"), staging(dist.resolve(), report) as folder:
+        signing = _Signing(dist.resolve(), manifest, key, terms, folder)
+        built = provenance.provenance_predicate(manifest, signing.sbom(), builder_id or default_builder(key.public))
+        return [
+            *signing.lay_sums(),
+            signing.lay_statement("release", statement.release_predicate(manifest)),
+            signing.lay_statement("provenance", built),
+        ]
 
 
 def add_statement(
@@ -113,63 +113,70 @@ def add_statement(
     report: Report,
 ) -> Laid:
     """Lay one signed statement of `kind` into a dist that says `manifest`. Raises StereoError, OSError."""
-    signing = _Signing(dist, manifest, key, terms)
-    with staging(signing.dist, report) as folder:
-        return signing.lay_statement(folder, kind, predicate)
+    with staging(dist.resolve(), report) as folder:
+        return _Signing(dist.resolve(), manifest, key, terms, folder).lay_statement(kind, predicate)
 
 
 class _Signing:
-    def __init__(self, dist: Path, manifest: Manifest, key: SecretKey, terms: Terms) -> None:
-        self.dist = dist.resolve()
-        data = self.read(MANIFEST_FILE, MAX_BYTES)
+    """One dist that nobody builds anew meanwhile, and a folder beside it in which files come to be."""
+
+    def __init__(self, dist: Path, manifest: Manifest, key: SecretKey, terms: Terms, folder: Path) -> None:
+        self._dist, self._folder, self._key, self._terms = dist, folder, key, terms
+        data = self._read(MANIFEST_FILE, MAX_BYTES)
         if data is None or parse_manifest(data, MANIFEST_FILE) != manifest:
             raise StereoError("is no longer what was verified", where=MANIFEST_FILE, hint="run again")
-        self._manifest, self._key, self._terms = manifest, key, terms
         self._files = statement.file_digests(manifest, data)
         self._subjects = statement.subjects_of(manifest, data)
 
-    def read(self, name: str, limit: int) -> bytes | None:
-        """A small file of the dist, cut off after `limit` bytes; None if there is none."""
-        try:
-            with open_plain(self.dist / name) as file:
-                return file.read(limit + 1)
-        except FileNotFoundError:
-            return None
+    def sbom(self) -> bytes:
+        """The dist's sbom.cdx.json, which must be the one that the manifest names."""
+        data = self._read(CYCLONEDX_FILE, provenance.MAX_SBOM) or b""
+        if hashlib.sha256(data).hexdigest() != self._files[CYCLONEDX_FILE]:
+            raise StereoError("is no longer what was verified", where=CYCLONEDX_FILE, hint="run again")
+        return data
 
-    def lay_sums(self, folder: Path) -> list[Laid]:
+    def lay_sums(self) -> list[Laid]:
         text = sums.render_sums(self._files)
         laid = []
-        if self.read(_SUMS, _MAX_SUMS) == text:
+        if self._read(_SUMS, _MAX_SUMS) == text:
             laid.append(Laid(_SUMS, "kept"))
         else:
             for name in (_SIG, _GPG):  # they sign something else
                 with suppress(FileNotFoundError):
-                    (self.dist / name).unlink()
-            laid.append(self._lay(folder, _SUMS, text))
-        signature = self.read(_SIG, _MAX_SIGNATURE)
+                    (self._dist / name).unlink()
+            laid.append(self._lay(_SUMS, text))
+        signature = self._read(_SIG, _MAX_SIGNATURE)
         if signature is not None and not self._is_ours(text, signature):
             return [*laid, Laid(_SIG, "another key's")]
         if signature is None:
-            laid.append(self._lay(folder, _SIG, sums.sign_sums(text, self._key)))
+            laid.append(self._lay(_SIG, sums.sign_sums(text, self._key)))
         else:
             laid.append(Laid(_SIG, "kept"))
         if self._key.openpgp is not None:
-            laid.append(self._lay_openpgp(folder, text, self._key.openpgp))
+            laid.append(self._lay_openpgp(text, self._key.openpgp))
         return laid
 
-    def lay_statement(self, folder: Path, kind: str, predicate: Mapping[str, Any]) -> Laid:
+    def lay_statement(self, kind: str, predicate: Mapping[str, Any]) -> Laid:
         file = attestation_file(kind, self._key.public)
         payload = statement.render_statement(kind, self._subjects, predicate, self._terms.now, self._terms.expires_on)
-        place = self.dist / ATTESTATIONS
+        place = self._dist / ATTESTATIONS
         with suppress(FileExistsError):
             place.mkdir()
             place.chmod(0o755)  # not what the umask leaves of it
         if not stat.S_ISDIR(place.lstat().st_mode):
             raise StereoError("is no folder", where=str(place), hint="remove it")
-        existing = self.read(file, envelope.MAX_BYTES)
+        existing = self._read(file, envelope.MAX_BYTES)
         if existing is not None and self._still_says(existing, payload):
             return Laid(file, "kept")
-        return self._lay(folder, file, envelope.seal(payload, self._key))
+        return self._lay(file, envelope.seal(payload, self._key))
+
+    def _read(self, name: str, limit: int) -> bytes | None:
+        """A small file of the dist, cut off after `limit` bytes; None if there is none."""
+        try:
+            with open_plain(self._dist / name) as file:
+                return file.read(limit + 1)
+        except FileNotFoundError:
+            return None
 
     def _is_ours(self, text: bytes, signature: bytes) -> bool:
         try:
@@ -178,28 +185,30 @@ class _Signing:
             return False
         return True
 
-    def _lay_openpgp(self, folder: Path, text: bytes, signer: openpgp.Signer) -> Laid:
-        existing = self.read(_GPG, _MAX_SIGNATURE)
-        if existing is not None:
+    def _lay_openpgp(self, text: bytes, signer: openpgp.Signer) -> Laid:
+        existing = self._read(_GPG, _MAX_SIGNATURE)
+        if existing is not None and is_exact(existing, text):
             with suppress(SignatureError):
                 openpgp.verify(text, existing, signer.certificate)
                 return Laid(_GPG, "kept")
-        return self._lay(folder, _GPG, signer.sign(text))
+        return self._lay(_GPG, signer.sign(text))
 
     def _still_says(self, existing: bytes, payload: bytes) -> bool:
-        """Whether the statement that is there is this key's, has not expired, and differs in its times alone."""
+        """Whether the statement that is there is this key's, holds now, and differs in its times alone."""
         wanted = statement.parse_statement(payload, "(new)")
         try:
             found = envelope.parse_envelope(existing, "(existing)")
             found.verify(self._key.public)
         except (statement.MalformedError, SignatureError):
             return False
-        said = found.statement
-        expired = said.expires_on is not None and said.expires_on <= self._terms.now
-        return not expired and _without_times(said) == _without_times(wanted)
+        said, now = found.statement, self._terms.now
+        holds = (
+            said.issued_on is not None and said.issued_on <= now and (said.expires_on is None or now < said.expires_on)
+        )
+        return holds and found.rendered == existing and _without_times(said) == _without_times(wanted)
 
-    def _lay(self, folder: Path, name: str, data: bytes) -> Laid:
-        fresh, target = folder / "fresh", self.dist / name
+    def _lay(self, name: str, data: bytes) -> Laid:
+        fresh, target = self._folder / "fresh", self._dist / name
         with fresh.open("xb") as file:
             os.fchmod(file.fileno(), 0o644)
             file.write(data)

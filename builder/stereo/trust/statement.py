@@ -80,7 +80,7 @@ def subjects_of(manifest: Manifest, data: bytes) -> dict[str, str]:
 def release_predicate(manifest: Manifest) -> dict[str, Any]:
     """The predicate Release v0.1 of a dist, without times."""
     return {
-        "purl": f"pkg:generic/{manifest.name}@{manifest.version}?arch={manifest.arch}",
+        "purl": f"pkg:generic/{manifest.name}@{manifest.version}?arch={manifest.arch.removesuffix('-linux')}",
         "releaseId": release_id(manifest.name, manifest.version, manifest.arch),
     }
 

@@ -142,6 +142,8 @@ def test_a_key_is_found_by_name_file_or_dash(tmp_path: Path, monkeypatch: pytest
     assert find_key("-") == Path("-")
     new_key(tmp_path, "here")
     assert find_key("here.key") == Path("here.key")
+    Path("release").write_text("a script that happens to have a key's name")
+    assert find_key("release") == keys_folder() / "release.key"
     with pytest.raises(UsageError, match=r"there is no key 'relase'.*your keys: release"):
         find_key("relase")
 

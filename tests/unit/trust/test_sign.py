@@ -150,6 +150,31 @@ def test_a_broken_statement_of_this_key_is_made_anew(
     parse_envelope(file.read_bytes(), "x").verify(keys[0].public)
 
 
+def test_a_statement_from_a_clock_that_was_ahead_is_made_anew(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    signed(dist, manifest, keys[0], Terms(NOW + timedelta(days=1)))
+    assert signed(dist, manifest, keys[0])[attestation_file("release", keys[0].public)] == "written"
+
+
+def test_a_statement_in_other_words_is_made_anew(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:
+    signed(dist, manifest, keys[0])
+    file = dist / attestation_file("release", keys[0].public)
+    good = file.read_bytes()
+    file.write_bytes(good + b" ")
+    assert signed(dist, manifest, keys[0])[attestation_file("release", keys[0].public)] == "written"
+    assert file.read_bytes() == good
+
+
+def test_an_openpgp_signature_with_something_behind_it_is_made_anew(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    signed(dist, manifest, keys[0])
+    file = dist / "SHA256SUMS.gpg"
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert signed(dist, manifest, keys[0])["SHA256SUMS.gpg"] == "written"
+
+
 def test_sums_of_something_else_go_with_their_signatures(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:
     signed(dist, manifest, keys[1])
     (dist / "SHA256SUMS").write_text("0" * 64 + "  stereos.img\n")
@@ -260,6 +285,15 @@ def test_a_link_in_the_place_of_a_signature_is_not_followed(
     with pytest.raises(StereoError, match=r"link|no folder"):
         signed(dist, manifest, keys[0])
     assert content(dist.parent) == before
+
+
+def test_an_sbom_that_changed_since_it_was_verified_is_noticed(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    (dist / "sbom.cdx.json").write_text("{}")
+    with pytest.raises(StereoError, match=r"sbom\.cdx\.json: is no longer what was verified"):
+        signed(dist, manifest, keys[0])
+    assert not (dist / "SHA256SUMS").exists()
 
 
 def test_a_dist_behind_a_link_is_signed_where_it_is(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:

@@ -82,7 +82,7 @@ def test_a_statement_is_about_all_files_and_what_publishing_makes_of_them() -> N
 def test_a_release_is_named_by_name_version_and_architecture() -> None:
     predicate = release_predicate(sample())
     assert predicate["releaseId"] == release_id("sample-mixtape", "2026.01.02.0", "x86_64-linux")
-    assert predicate["purl"] == "pkg:generic/sample-mixtape@2026.01.02.0?arch=x86_64-linux"
+    assert predicate["purl"] == "pkg:generic/sample-mixtape@2026.01.02.0?arch=x86_64"
 
 
 def test_a_full_revision_is_a_commit_and_any_other_only_a_name() -> None:

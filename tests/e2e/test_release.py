@@ -103,5 +103,5 @@ def test_a_release_is_made_whole_though_it_was_killed(
     day, _, number = version.rpartition(".")
     assert plan.startswith("version=")
     assert plan.splitlines()[0] in (f"version={day}.{int(number) + 1}",) or day not in plan, plan
-    nothing = ["--to", root, "--mixtapes", BASE, "--locks", locks, "--work", work, "--plan"]
+    nothing: list[str | Path] = ["--to", root, "--mixtapes", BASE, "--locks", locks, "--work", work, "--plan"]
     assert "targets=[]\n" in Script(tell, "nightly")(*nothing, cwd=tmp_path).stdout

@@ -330,7 +330,7 @@ class _Handler(_Quiet):
         elif fault == "link-endless":
             headers["Link"] = f'<{path}?last={time.monotonic_ns()}>; rel="next"'
         else:
-            most, last = int(query.get("n", ["2"])[0]), query.get("last", [""])[0]
+            most, last = min(2, int(query.get("n", ["2"])[0])), query.get("last", [""])[0]
             rest = [value for value in values if value > last or fault]
             values = rest if fault else rest[:most]
             if len(values) < len(rest):

@@ -32,7 +32,7 @@ from stereo.registry.strict import canonical, read_json
 from stereo.registry.transport import Transport
 
 Row = TypeVar("Row")
-_PAGE = 1000
+PAGE = 1000
 _ACCEPT = {"Accept": f"{media.IMAGE_INDEX}, {media.IMAGE_MANIFEST}"}
 _RACES = 5
 _NAME = re.compile(r"[a-z0-9._/-]{1,255}")
@@ -90,10 +90,10 @@ class HttpRemote:
             raise Malformed(f"is larger than {MAX_DOCUMENT} bytes", where=described.digest)
         if tag is not None:
             self.reference.with_tag(tag)  # refuses what is none
-        entry, refers = entry_of(document, described)
+        entry = entry_of(document, described)
         response = self._put_document(document, media_type, tag or described.digest)
-        if refers and "OCI-Subject" not in response.headers:
-            subject = entry.annotations[media.SUBJECT]
+        subject = entry.annotations.get(media.SUBJECT)
+        if subject and "OCI-Subject" not in response.headers:
             told = {key: text for key, text in entry.annotations.items() if key != media.SUBJECT}
             self._refer(subject, replace(entry, annotations=told))
         return described
@@ -130,7 +130,7 @@ class HttpRemote:
                 raise Malformed(f"gives a list of {key} with others in it", where=self.reference.host)
             return names
 
-        return set(self._pages(f"{url}?{urlencode({'n': _PAGE})}", read, most))
+        return set(self._pages(f"{url}?{urlencode({'n': PAGE})}", read, most))
 
     def _pages(self, url: str, read: Callable[[requests.Response], list[Row]], most: int) -> Iterator[Row]:
         """The rows of all pages, by the Link header of RFC 5988. Raises `Malformed` when they have no end."""

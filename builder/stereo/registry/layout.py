@@ -90,12 +90,12 @@ class LayoutRemote:
         described = Descriptor(media_type, digest_of(document), len(document))
         if len(document) > MAX_DOCUMENT:
             raise Malformed(f"is larger than {MAX_DOCUMENT} bytes", where=described.digest)
-        entry, refers = entry_of(document, described)
+        entry = entry_of(document, described)
         self.put_blob(described, document)
         if tag is not None:
             self.reference.with_tag(tag)  # refuses what is none
             self._change(lambda index: index.tagged(entry, tag))
-        elif refers:
+        else:
             self._change(lambda index: index.listed(entry))
         return described
 

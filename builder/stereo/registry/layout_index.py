@@ -1,7 +1,7 @@
 """index.json of an OCI layout: which documents are there, and under which tags. Pure; image-spec 1.1, image-layout.md.
 
-An entry with the annotation `org.opencontainers.image.ref.name` is a tag. One without is there because it refers to
-another document, or because its tag moved on: as oras keeps layouts, so that it and others find and keep it.
+An entry with the annotation `org.opencontainers.image.ref.name` is a tag. All other documents are listed too, as oras
+does: so that it and others find what refers to what, and can be asked for a document by its digest.
 """
 
 from __future__ import annotations
@@ -86,19 +86,17 @@ class LayoutIndex:
         return list(found.values())
 
 
-def entry_of(document: bytes, described: Descriptor) -> tuple[Descriptor, bool]:
-    """How the index lists a document, and whether that refers to another. Raises `Malformed`.
+def entry_of(document: bytes, described: Descriptor) -> Descriptor:
+    """How the index lists a document. Raises `Malformed`.
 
     Of a document's own annotations only harmless ones: one might call itself a tag.
     """
     if described.media_type != media.IMAGE_MANIFEST:
-        return described, False
+        return described
     artifact = parse_artifact(document, described.digest)
-    if artifact.subject is None:
-        return replace(described, artifact_type=artifact.artifact_type), False
     own = {key: artifact.annotations[key] for key in artifact.annotations if key in TOLD}
-    own[media.SUBJECT] = artifact.subject.digest
-    return replace(described, artifact_type=artifact.artifact_type, annotations=own), True
+    own[media.SUBJECT] = artifact.subject.digest if artifact.subject else ""
+    return replace(described, artifact_type=artifact.artifact_type, annotations=own)
 
 
 def _referring(entry: Descriptor, digest: str, read: Callable[[Descriptor], bytes]) -> Descriptor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,9 +90,9 @@ HARMLESS = {"range-ignored", "tag-flips", "upload-lost", "upload-flipped", "mani
 """What one request cannot know: told by `BlobStream.offset`, or found by who reads back."""
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> Path:
-    folder = tmp_path / "layout"
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "layout"
     remote = LayoutRemote(Reference("layout", path=str(folder)))
     for tag, documents in (("1.0", DOCUMENTS), ("2.0", OTHER)):
         for document in documents.manifests.values():
@@ -100,6 +101,11 @@ def layout(tmp_path: Path) -> Path:
     remote.put_blob(BLOB, DATA)
     remote.put_manifest(referrer(RAW, media.DSSE, [BLOB], {media.PREDICATE_TYPE: "x"}), media.IMAGE_MANIFEST)
     return folder
+
+
+@pytest.fixture
+def layout(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "layout"))
 
 
 @pytest.fixture(autouse=True)

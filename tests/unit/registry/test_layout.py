@@ -118,6 +118,14 @@ def test_tags_move_and_documents_stay(layout: LayoutRemote) -> None:
     assert [one.digest for one in listed.entries if media.REF_NAME not in one.annotations] == [found.digest]
 
 
+def test_documents_without_a_tag_are_listed_too(layout: LayoutRemote) -> None:
+    layout.put_manifest(DOCUMENTS.manifests["raw"], media.IMAGE_MANIFEST)
+    layout.put_manifest(DOCUMENTS.manifests["raw"], media.IMAGE_MANIFEST)
+    listed = LayoutIndex.parse((folder(layout) / "index.json").read_bytes(), "index.json")
+    assert [one.digest for one in listed.entries] == [RAW.digest]
+    assert layout.tags() == []
+
+
 def test_storing_the_same_again_changes_nothing(layout: LayoutRemote) -> None:
     layout.put_manifest(DOCUMENTS.index, media.IMAGE_INDEX, "latest")
     before = (folder(layout) / "index.json").stat()
@@ -133,7 +141,7 @@ def test_what_refers_to_a_document_is_found_also_what_others_listed(layout: Layo
     theirs = referrer(RAW, media.SPDX, [], {})
     layout.put_manifest(theirs, media.IMAGE_MANIFEST)
     index = json.loads((folder(layout) / "index.json").read_bytes())
-    for entry in index["manifests"][1:]:  # as a program that knows nothing of our annotation lists it
+    for entry in index["manifests"][2:]:  # as a program that knows nothing of our annotation lists it
         entry.pop("annotations")
         entry.pop("artifactType")
     (folder(layout) / "index.json").write_text(json.dumps(index))

@@ -9,6 +9,7 @@ a running build, a booting machine or a sandbox. All of it can be made again.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def _entries(cache: Cache) -> Iterator[Entry]:
 def trim(cache: Cache, limit: int, report: Report) -> int:
     """Bring the cache under `limit` bytes, as far as nobody uses what is in it. Returns how many bytes that freed."""
     for path in leftovers(cache):
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     found = entries(cache)
     over, freed = sum(entry.size for entry in found) - limit, 0
     if over <= 0:
@@ -118,7 +119,7 @@ def _taken(path: Path, aside: Path) -> bool:
 
 
 def leftovers(cache: Cache) -> list[Path]:
-    """Files that downloads or builds were still writing when they were killed."""
+    """What was still being written to the store when its owner was killed."""
     long_ago = time.time() - _STALE_SECONDS
     found = []
     for path in cache.store.glob("new/*"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stereo.errors import Problem, ProblemsError, StereoError
 from stereo.inputs.sources import Sources
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Archive, Deb, Suite
+from stereo.scratch import scratch_folder
 
 RELEASE = "trixie"
 SUITES: tuple[tuple[str, Archive], ...] = (
@@ -162,14 +162,14 @@ def opened(arch: Architecture, sources: Sources) -> Iterator[Apt]:
         )
     main, security = sources.archive("main"), sources.archive("security")
     failures: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="stereo-apt-") as name:
+    with scratch_folder("stereo-apt-") as folder:
         for attempt in range(max(len(main), len(security))):
             # Mirrors are tried in pairs: a host that lists fall-backs lists them for both archives.
             pair: dict[Archive, str] = {
                 "main": main[min(attempt, len(main) - 1)],
                 "security": security[min(attempt, len(security) - 1)],
             }
-            root = _Root(Path(name) / str(attempt), pair)
+            root = _Root(folder / str(attempt), pair)
             _furnish(root, arch, sources)
             try:
                 root.run("update", "-o", "APT::Update::Error-Mode=any", timeout=_UPDATE_TIMEOUT)

@@ -7,11 +7,9 @@ leaves the text as it is.
 from __future__ import annotations
 
 import datetime
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from debian.debian_support import Version
@@ -28,6 +26,7 @@ from stereo.inputs.store import Store
 from stereo.model.architecture import Architecture
 from stereo.model.lock import Deb, Item, Lock, UrlFile, requested_as, sorted_lock
 from stereo.report import Report
+from stereo.scratch import scratch_folder
 
 _Row = TypeVar("_Row", bound=Item)
 
@@ -97,8 +96,8 @@ def _store_or_temporary(store: Store | None) -> Iterator[Store]:
     if store is not None:
         yield store
         return
-    with tempfile.TemporaryDirectory(prefix="stereo-lock-") as folder:
-        yield Store(Path(folder))
+    with scratch_folder("stereo-lock-") as folder:
+        yield Store(folder)
 
 
 def _url_files(

@@ -11,11 +11,9 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,6 +27,7 @@ from stereo.inputs.store import Store
 from stereo.model.architecture import Architecture
 from stereo.model.lock import NpmPackage
 from stereo.report import Progress, Report
+from stereo.scratch import scratch_folder
 
 _SPEC = re.compile(r"(?P<name>(?:@[a-z0-9~-][\w.~-]*/)?[a-z0-9~-][\w.~-]*)(?:@(?P<wanted>[\w.+-]+))?", re.ASCII)
 _ABBREVIATED = {"Accept": "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8"}
@@ -166,8 +165,7 @@ def _closure(manifests: Sequence[Mapping[str, Any]], arch: Architecture, config:
             hint="apt install npm, or choose a package that brings what it needs",
         )
     wanted = {manifest["name"]: manifest["version"] for manifest in manifests}
-    with tempfile.TemporaryDirectory(prefix="stereo-npm-") as name:
-        folder = Path(name)
+    with scratch_folder("stereo-npm-") as folder:
         project = {"name": "closure", "version": "0.0.0", "private": True, "dependencies": wanted}
         (folder / "package.json").write_text(json.dumps(project))
         target = ["--os=linux", f"--cpu={arch.npm}", "--libc=glibc", "--omit=dev", "--omit=optional"]

@@ -18,13 +18,13 @@ from stereo import process
 from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import OpenFile
 from stereo.errors import StereoError
+from stereo.scratch import scratch_folder
 from stereo.vm import shares
 from stereo.vm.child import Child
 from stereo.vm.enclosure import receive_gate, refusal
 from stereo.vm.machine import Channel, Machine, MachineSpec, Transport
 from stereo.vm.programs import Programs
 from stereo.vm.qmp import Qmp
-from stereo.vm.scratch import scratch_folder
 from stereo.vm.wires import Wires
 from stereos_guest.protocol import MAX_LINE
 
@@ -108,7 +108,7 @@ class QemuBackend:
         """See `machine.Backend`."""
         check_spec(spec)
         async with AsyncExitStack() as stack:
-            folder = stack.enter_context(scratch_folder(self._scratch))
+            folder = stack.enter_context(scratch_folder("machine-", self._scratch))
             machine = await self._launch(spec, folder)
             try:
                 yield machine

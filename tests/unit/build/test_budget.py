@@ -148,10 +148,13 @@ def test_leftovers_of_downloads_go_when_nobody_wrote_to_them_for_a_day(tmp_path:
     new.mkdir(parents=True)
     for name, age in (("fresh", 0), ("stale", 2 * 86400)):
         (new / name).touch()
-        os.utime(new / name, (time.time() - age, time.time() - age))
-    assert [path.name for path in leftovers(cache)] == ["stale"]
+        (new / f"{name}-folder").mkdir()
+        (new / f"{name}-folder/file").touch()
+        for path in (new / name, new / f"{name}-folder"):
+            os.utime(path, (time.time() - age, time.time() - age))
+    assert sorted(path.name for path in leftovers(cache)) == ["stale", "stale-folder"]
     trim(cache, 10**6, Silent())
-    assert [path.name for path in new.iterdir()] == ["fresh"]
+    assert sorted(path.name for path in new.iterdir()) == ["fresh", "fresh-folder"]
 
 
 @pytest.mark.parametrize(("text", "limit"), [("", 20 * 10**9), ("5GB", 5 * 10**9), ("1GiB", 1 << 30), ("0", 0)])

@@ -1,4 +1,4 @@
-"""A private folder for one running machine: its overlay and firmware variables. What a dead owner left is swept up.
+"""A private folder for one piece of work, such as a running machine. What a dead owner left is swept up by the next.
 
 The owner holds a lock on its folder for as long as it lives, so that "dead" needs no guessing by process numbers.
 """
@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "machine-"
-
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, for our eyes only, gone at the end of the `with` block."""
+def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder `prefix`... in `parent` (default: that for temporary files), gone at the end of the `with` block.
+
+    Only its owner may look into it.
+    """
+    parent = parent or Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).absolute()
+    _sweep(parent, prefix)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).absolute()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -31,13 +33,14 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _sweep(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*"):
+def _sweep(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if any(folder.iterdir()):  # an empty one may be just made and not yet locked
+                ours = os.fstat(descriptor).st_uid == os.geteuid()
+                if ours and any(folder.iterdir()):  # an empty one may be just made and not yet locked
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)

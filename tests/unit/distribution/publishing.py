@@ -14,7 +14,7 @@ from stereo.registry.documents import Descriptor
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_artifact, parse_index
 from stereo.registry.reference import Reference
-from stereo.registry.remote import Advance, checked_blob
+from stereo.registry.remote import Advance, Remote, checked_blob
 from stereo.report import Silent
 from stereo.trust.keyfiles import load_secret, make_key
 from stereo.trust.sign import Terms, sign_dist
@@ -23,10 +23,12 @@ VERSION = "2026.01.02.0"
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
 
-def release(folder: Path, version: str = VERSION, kernel: bytes = b"kernel" * 2000) -> Path:
-    """A dist of sample-mixtape in that version."""
+def release(
+    folder: Path, version: str = VERSION, kernel: bytes = b"kernel" * 2000, content: bytes = b"content"
+) -> Path:
+    """A dist of sample-mixtape in that version, with `content` in its root."""
     said = file(OS_RELEASE.replace(VERSION.encode(), version.encode()))
-    make_dist(folder, root={**SAMPLE, "/usr/lib/os-release": said}, kernel=kernel)
+    make_dist(folder, root={**SAMPLE, "/usr/lib/os-release": said, "/usr/content": file(content)}, kernel=kernel)
     manifest = folder / "mixtape.toml"
     manifest.write_text(manifest.read_text().replace(VERSION, version))
     return folder
@@ -85,7 +87,7 @@ class Recorder(LayoutRemote):
         self._after(what)
 
 
-def everything(remote: LayoutRemote) -> dict[str, str]:
+def everything(remote: Remote) -> dict[str, str]:
     """What each tag names. Fails if anything that can be reached from there is missing or damaged."""
     named = {}
     for tag in remote.tags():
@@ -101,7 +103,7 @@ def everything(remote: LayoutRemote) -> dict[str, str]:
     return named
 
 
-def _follow(remote: LayoutRemote, document: bytes) -> None:
+def _follow(remote: Remote, document: bytes) -> None:
     artifact = parse_artifact(document)
     for blob in (artifact.config, *artifact.layers):
         for _ in checked_blob(remote, blob):

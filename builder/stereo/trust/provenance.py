@@ -16,7 +16,7 @@ from stereo.model.manifest import CYCLONEDX_FILE, Manifest, Sha256, problems_of
 from stereo.trust.statement import MalformedError, lock_descriptors, read_object
 
 BUILD_TYPE = "urn:stereo:build:v1"
-"""`stereo build MIXTAPE --version VERSION --arch ARCH` in a checkout of the source revision. See docs/trust.md."""
+"""`stereo build MIXTAPE --version VERSION --arch ARCH` in a checkout of the source revision. See docs/signing.md."""
 
 MAX_SBOM = 16 << 20
 MAX_COMPONENTS = 8192

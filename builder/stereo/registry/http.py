@@ -7,6 +7,7 @@ Registries that have no referrers API (docker-registry 2.8 is one) keep them und
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -47,6 +48,7 @@ class HttpRemote:
         self.reference = replace(reference, tag=None, digest=None)
         self._way = Transport(self.reference, plain_http, permitted_hosts(redirect_hosts), limits)
         self._has_referrers: bool | None = None
+        self._listing = threading.Lock()
 
     def tags(self) -> list[str]:
         try:
@@ -95,7 +97,8 @@ class HttpRemote:
         subject = entry.annotations.get(media.SUBJECT)
         if subject and "OCI-Subject" not in response.headers:
             told = {key: text for key, text in entry.annotations.items() if key != media.SUBJECT}
-            self._refer(subject, replace(entry, annotations=told))
+            with self._listing:
+                self._refer(subject, replace(entry, annotations=told))
         return described
 
     def referrers(self, digest: str) -> list[Descriptor]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,40 @@ def test_a_login_is_used_and_stays_with_its_registry(
         assert registry.stranger_requests == []
     written = caplog.text + "".join(capfd.readouterr())
     assert not [secret for secret in SECRETS if secret in written]
+
+
+def test_a_token_that_ran_out_is_replaced(layout: Path) -> None:
+    with HostileRegistry(layout, auth="bearer") as registry:
+        remote = client(registry)
+        read_all(remote)
+        registry.token = "newer-token"
+        push(remote)
+        assert remote.tags() == ["1.0", "2.0", "3.0"]
+
+
+def test_this_machine_is_not_asked_through_a_proxy(registry: HostileRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{registry.stranger}")
+    monkeypatch.setenv("all_proxy", f"http://{registry.stranger}")
+    read_all(client(registry))
+    assert registry.stranger_requests == []
+
+
+def test_a_netrc_is_not_read(registry: HostileRegistry, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    read_all(client(registry))
+    assert {one.authorization for one in registry.requests} == {None}
+
+
+def test_referrers_stored_side_by_side_are_all_listed(registry: HostileRegistry) -> None:
+    """Where the registry has no API for them, all are in one document, that is read and replaced."""
+    registry.referrers = False
+    remote = client(registry)
+    documents = [referrer(RAW, media.DSSE, [], {"n": str(number)}) for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda document: remote.put_manifest(document, media.IMAGE_MANIFEST), documents))
+    found = {one.digest for one in remote.referrers(RAW.digest)}
+    assert found == {describe(document, "").digest for document in documents}
 
 
 def test_without_a_login_it_says_how_to_get_one(layout: Path) -> None:

@@ -43,6 +43,8 @@ ANSWER_FAULTS = (
     "401-loop",
     "401-foreign-realm",
     "401-plain-realm",
+    "401-two-realms",
+    "401-long",
     "403",
     "429",
     "503",

@@ -136,6 +136,10 @@ class Handler(_Quiet):
                 self._challenge(f"https://{self.registry.stranger}/token")
             case "401-plain-realm":
                 self._challenge("http://192.0.2.1/token")
+            case "401-two-realms" | "401-long":  # which of them a client takes is for it to know
+                good, padding = f"{self.registry.scheme}://{self.registry.host}/token", "x" * 5000
+                middle = f'",x="{padding}' if fault == "401-long" else ""
+                self._challenge(f'{good}{middle}",realm="https://{self.registry.stranger}/token')
             case "429" | "503":
                 self.answer(int(fault), Retry_After=self.registry.retry_after)
             case "403" | "500":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -101,6 +101,13 @@ class HttpRemote:
                 self._refer(subject, replace(entry, annotations=told))
         return described
 
+    def remove(self, documents: Sequence[str]) -> int:
+        for digest in documents:
+            url = self._url(f"manifests/{digest}")
+            with suppress(NotFound):
+                self._way.patiently(lambda url=url: self._way.ask("DELETE", url, accept=(202,)))
+        return 0
+
     def referrers(self, digest: str) -> list[Descriptor]:
         if self._has_referrers is not False:
             try:
@@ -112,6 +119,15 @@ class HttpRemote:
                     raise
                 self._has_referrers = False  # also where something else answers than the API
         return self._fallback(digest)
+
+    def remove(self, digest: str) -> None:
+        try:
+            self._way.patiently(lambda: self._way.ask("DELETE", self._url(f"manifests/{digest}"), accept=(202,)))
+        except NotFound:
+            return
+
+    def sweep(self, age: float) -> int:
+        return 0
 
     def catalog(self) -> list[str]:
         below = f"{self.reference.repository}/" if self.reference.repository else ""

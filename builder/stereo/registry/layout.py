@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import FileIO
@@ -32,7 +33,7 @@ from stereo.registry.layout_index import (
 )
 from stereo.registry.parse import MAX_DOCUMENT, is_digest, media_type_of
 from stereo.registry.reference import Reference
-from stereo.registry.remote import MAX_REPOSITORIES, Advance, BlobStream
+from stereo.registry.remote import MAX_REPOSITORIES, Advance, BlobStream, Remote
 from stereo.registry.strict import canonical
 
 _READ = 1 << 20
@@ -78,6 +79,7 @@ class LayoutRemote:
 
     def put_blob(self, blob: Descriptor, content: Path | bytes, advance: Advance = lambda count: None) -> bool:
         if self.has_blob(blob) and self._intact(blob):
+            os.utime(self._place(blob.digest))  # somebody counts on it: see `sweep`
             return False
         if isinstance(content, bytes):
             self._store(blob, [content], advance)
@@ -99,8 +101,37 @@ class LayoutRemote:
             self._change(lambda index: index.listed(entry))
         return described
 
+    def remove(self, documents: Sequence[str]) -> int:
+        with failures_explained("cannot be written", self._folder), self._locked():
+            before = self._index()
+            after, needed = before.without(documents, self._document)
+            if after != before:
+                self._place_file(self._folder / INDEX_FILE, after.render())
+            return self._sweep(needed)
+
     def referrers(self, digest: str) -> list[Descriptor]:
         return self._index().referrers(digest, lambda entry: self._document(entry.digest))
+
+    def remove(self, digest: str) -> None:
+        if self._index().entries:  # where there is no layout, none is made
+            self._change(lambda index: index.without({digest}))
+
+    def sweep(self, age: float) -> int:
+        if not self._index().entries:
+            return 0
+        freed, before = 0, time.time() - age
+        with failures_explained("cannot be written", self._folder), self._locked():
+            index = self._index()
+            needed = index.needed(self._document)
+            idle = [path for path in self._blobs.iterdir() if f"sha256:{path.name}" not in needed]
+            idle = [path for path in idle if path.lstat().st_mtime < before]
+            after = index.without({f"sha256:{path.name}" for path in idle})
+            if after != index:
+                self._place_file(self._folder / INDEX_FILE, after.render())
+            for path in idle:
+                freed += path.lstat().st_size
+                path.unlink()
+        return freed
 
     def catalog(self) -> list[str]:
         try:
@@ -176,6 +207,15 @@ class LayoutRemote:
             if after != before:
                 self._place_file(self._folder / INDEX_FILE, after.render())
 
+    def _sweep(self, needed: Collection[str]) -> int:
+        """Remove the blobs that are not among these digests; returns their bytes."""
+        freed = 0
+        for path in self._blobs.iterdir() if self._blobs.is_dir() else ():
+            if f"sha256:{path.name}" not in needed:
+                freed += path.lstat().st_size
+                path.unlink()
+        return freed
+
     def _store(self, blob: Descriptor, pieces: Iterable[bytes], advance: Advance) -> None:
         with failures_explained("cannot be written", self._folder):
             with self._locked():
@@ -226,6 +266,18 @@ class LayoutRemote:
         fd, name = tempfile.mkstemp(dir=folder)
         fcntl.flock(fd, fcntl.LOCK_EX)
         return _Unfinished(fd, Path(name))
+
+
+@contextmanager
+def holding(remote: Remote, *, exclusive: bool) -> Iterator[None]:
+    """Many may publish to a folder at once, but nobody while somebody (`exclusive`) removes. For others, nothing."""
+    path = Path(remote.reference.path, VERSION_FILE)
+    if remote.reference.kind != "layout" or not path.exists():
+        yield
+        return
+    with failures_explained("cannot be locked", path.parent), open_plain(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
 
 
 class _Unfinished(FileIO):

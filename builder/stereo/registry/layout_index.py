@@ -6,7 +6,7 @@ does: so that it and others find what refers to what, and can be asked for a doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from stereo.registry import media
@@ -70,6 +70,31 @@ class LayoutIndex:
         """With `entry` in it, tagged or not."""
         return self if any(one.digest == entry.digest for one in self.entries) else LayoutIndex((*self.entries, entry))
 
+    def without(self, digests: Collection[str]) -> LayoutIndex:
+        """Without these documents, whatever tags they have."""
+        return LayoutIndex(tuple(entry for entry in self.entries if entry.digest not in digests))
+
+    def needed(self, read: Callable[[str], bytes]) -> set[str]:
+        """The digests of all that the tags lead to: documents, what refers to them, and blobs. `read` gets a document.
+
+        Raises what `read` raises, and `Malformed`.
+        """
+        found: set[str] = set()
+        open_ends = list(self.tags().values())
+        while open_ends:
+            entry = open_ends.pop()
+            if entry.digest in found:
+                continue
+            found.add(entry.digest)
+            document = read(entry.digest)
+            if entry.media_type == media.IMAGE_INDEX:
+                open_ends += parse_index(document, entry.digest).entries
+            else:
+                artifact = parse_artifact(document, entry.digest)
+                found |= {blob.digest for blob in (artifact.config, *artifact.layers)}
+            open_ends += self.referrers(entry.digest, lambda stranger: read(stranger.digest))
+        return found
+
     def referrers(self, digest: str, read: Callable[[Descriptor], bytes]) -> list[Descriptor]:
         """What refers to `digest`. `read` gets the document of an entry of which the index does not say it."""
         found: dict[str, Descriptor] = {}
@@ -84,6 +109,45 @@ class LayoutIndex:
             if len(found) > MAX_REFERRERS:
                 raise Malformed(f"more than {MAX_REFERRERS} documents refer to {digest}")
         return list(found.values())
+
+    def without(self, documents: Collection[str], read: Callable[[str], bytes]) -> tuple[LayoutIndex, frozenset[str]]:
+        """Without these, and without what no tag leads to: neither from above nor because it refers to such a thing.
+
+        Also the digests of all that is left, blobs too. `read` gets a document; what it raises is passed on.
+        """
+        left = [entry for entry in self.entries if entry.digest not in documents]
+        kept = [entry for entry in left if media.REF_NAME in entry.annotations]
+        waiting = [entry for entry in left if media.REF_NAME not in entry.annotations]
+        needed: set[str] = set()
+        fresh = kept
+        while fresh:
+            for entry in fresh:
+                _need(entry.digest, entry.media_type, needed, read)
+            kept = [*kept, *(entry for entry in fresh if entry not in kept)]
+            fresh = [entry for entry in waiting if entry not in kept and _subject(entry, read) in needed]
+        return LayoutIndex(tuple(entry for entry in self.entries if entry in kept)), frozenset(needed)
+
+
+def _need(digest: str, media_type: str, needed: set[str], read: Callable[[str], bytes]) -> None:
+    """Add a document and all that it names to `needed`."""
+    if digest in needed:
+        return
+    needed.add(digest)
+    if media_type == media.IMAGE_INDEX:
+        for entry in parse_index(read(digest), digest).entries:
+            _need(entry.digest, entry.media_type, needed, read)
+    elif media_type == media.IMAGE_MANIFEST:
+        artifact = parse_artifact(read(digest), digest)
+        needed.update(blob.digest for blob in (artifact.config, *artifact.layers))
+
+
+def _subject(entry: Descriptor, read: Callable[[str], bytes]) -> str | None:
+    if entry.media_type != media.IMAGE_MANIFEST:
+        return None
+    if said := entry.annotations.get(media.SUBJECT):
+        return said
+    subject = parse_artifact(read(entry.digest), entry.digest).subject
+    return subject.digest if subject else None
 
 
 def entry_of(document: bytes, described: Descriptor) -> Descriptor:

@@ -76,6 +76,15 @@ class Remote(Protocol):
         At most MAX_REFERRERS. What each really says is to be read from its document.
         """
 
+    def remove(self, digest: str) -> None:
+        """Take the document of that digest away, with every tag that names it; nothing happens where it is not."""
+
+    def sweep(self, age: float) -> int:
+        """Give back the bytes of what no tag leads to and nothing has been done to for `age` seconds; says how many.
+
+        A registry does that by itself, and says 0.
+        """
+
     def catalog(self) -> list[str]:
         """Names of all repositories of the registry; of a folder's root, of the layouts in it. Sorted.
 

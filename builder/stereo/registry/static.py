@@ -58,6 +58,12 @@ class StaticRemote:
     def put_manifest(self, document: bytes, media_type: str, tag: str | None = None) -> Descriptor:
         self._read_only()
 
+    def remove(self, digest: str) -> None:
+        self._read_only()
+
+    def sweep(self, age: float) -> int:
+        self._read_only()
+
     def referrers(self, digest: str) -> list[Descriptor]:
         return self._index().referrers(digest, lambda entry: self._document(entry.digest))
 

@@ -190,7 +190,9 @@ class Transport:
 
     def _authorized(self, response: requests.Response) -> str:
         """What to say to a registry that answered 401; also from now on. Raises `Denied`."""
-        challenge = response.headers.get("WWW-Authenticate", "")[:_MAX_CHALLENGE]
+        challenge = response.headers.get("WWW-Authenticate", "")
+        if len(challenge) > _MAX_CHALLENGE:
+            raise Malformed("asks for a login at endless length", where=self._where)
         if challenge[:6].lower() == "basic ":
             backend = oras.auth.get_auth_backend("basic", self.session, tls_verify=ca_bundle())
             if self._credentials is None:

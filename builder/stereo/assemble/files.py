@@ -20,15 +20,15 @@ _READ = 1 << 20
 def open_plain(path: Path) -> FileIO:
     """Open a regular file for reading, links not followed. Raises StereoError for anything else, and OSError."""
     try:
-        file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StereoError("is a symbolic link, not a file", where=str(path)) from error
         raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
         raise StereoError("is not a plain file", where=str(path))
-    return file
+    return FileIO(fd)
 
 
 def copy_hashed(source: Path, target: Path) -> tuple[str, int]:

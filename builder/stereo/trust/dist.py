@@ -7,10 +7,11 @@ signature that is there must be one that the policy knows: an altered file is na
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 from stereo.assemble.files import open_plain
@@ -171,21 +172,32 @@ def _sums(dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None
                 found[name] = data
         except StereoError as error:
             yield Row(name, "checksums", False, error.what)
-    if _SUMS in found:
-        same = found[_SUMS] == expected
-        yield Row(
-            _SUMS, "checksums", same, "says what mixtape.toml says" if same else _difference(found[_SUMS], expected)
-        )
-    for name in (_SIG, _GPG):
-        if name in found and _SUMS not in found:
+    text = found.pop(_SUMS, None)
+    if text is None:
+        for name in found:
             yield Row(name, "checksums", False, f"signs a {_SUMS} that is not here; {_AGAIN}")
-    if policy is None or _SUMS not in found:
         return
-    keys = [key for key in policy.key if _may_sign(key, manifest, policy)]
-    if _SIG in found:
-        yield _signed(found[_SUMS], found[_SIG], keys)
-    if _GPG in found:
-        yield _openpgp_signed(found[_SUMS], found[_GPG], keys)
+    keys = [key for key in policy.key if _may_sign(key, manifest, policy)] if policy else []
+    texts = tuple(dict.fromkeys((text, expected)))
+    signature = _signature(found[_SIG], texts, keys) if policy and _SIG in found else None
+    if text == expected:
+        yield Row(_SUMS, "checksums", True, "says what mixtape.toml says")
+    elif signature and signature.over == text:
+        yield Row(MANIFEST_FILE, "checksums", False, f"is not what {_SUMS} says, which is {signature.by}")
+    else:
+        yield Row(_SUMS, "checksums", False, _difference(text, expected))
+    if signature:
+        yield Row(_SIG, "signature", signature.over is not None, signature.by)
+    if policy and _GPG in found:
+        yield _openpgp_signed(found[_GPG], texts, keys)
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What was signed, None if it is no signature, and by whom in words."""
+
+    over: bytes | None
+    by: str
 
 
 def _difference(text: bytes, expected: bytes) -> str:
@@ -201,24 +213,24 @@ def _may_sign(key: Key, manifest: Manifest, policy: Policy) -> bool:
     return Kind.RELEASE in key.roles and key.speaks_of(manifest.name) and revoked is None
 
 
-def _signed(sums: bytes, signature: bytes, keys: list[Key]) -> Row:
-    for key in keys:
+def _signature(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) -> _Signature:
+    """Which of `texts` was signed by which of `keys`: of two that differ, the signed one is the true one."""
+    for text, key in product(texts, keys):
         with suppress(SignatureError):
-            check_sums(sums, signature, key.public_key)
-            return Row(_SIG, "signature", True, f"signed by {key.name} ({key.public_key.short})")
-    message = f"is no signature over {_SUMS} by a key that the policy believes in releases; {_AGAIN}"
-    return Row(_SIG, "signature", False, message)
+            check_sums(text, signature, key.public_key)
+            return _Signature(text, f"signed by {key.name} ({key.public_key.short})")
+    return _Signature(None, f"is no signature over {_SUMS} by a key that the policy believes in releases; {_AGAIN}")
 
 
-def _openpgp_signed(sums: bytes, signature: bytes, keys: list[Key]) -> Row:
+def _openpgp_signed(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) -> Row:
     known = [(key, key.openpgp) for key in keys if key.openpgp is not None]
     if not known:
         return Row(_GPG, "signature", True, "not checked: no key of the policy has `openpgp`")
-    for key, certificate in known:
+    for text, (key, certificate) in product(texts, known):
         with suppress(SignatureError):
-            openpgp.verify(sums, signature, certificate)
-            if not is_exact(signature, sums):
-                return Row(_GPG, "signature", False, f"has bytes in it that {key.name} did not sign; {_AGAIN}")
-            return Row(_GPG, "signature", True, f"signed by {key.name}")
+            openpgp.verify(text, signature, certificate)
+            if is_exact(signature, text):
+                return Row(_GPG, "signature", True, f"signed by {key.name}")
+            return Row(_GPG, "signature", False, f"has bytes in it that {key.name} did not sign; {_AGAIN}")
     message = f"is no signature over {_SUMS} by an OpenPGP key that the policy believes in releases; {_AGAIN}"
     return Row(_GPG, "signature", False, message)

@@ -138,6 +138,7 @@ def test_the_gate_is_handed_out_and_listens_only_in_there(tmp_path: Path) -> Non
         far.close()
         gate = asyncio.run(receive_gate(near, ports))
         assert gate["tcp", 8080].getsockname() == ("127.0.0.1", 8080)
+        assert not any(sock.get_inheritable() for sock in gate.values())
         assert gate["udp", 53].type == socket.SOCK_DGRAM
         with socket.socket() as outside:
             assert (

@@ -89,11 +89,12 @@ async def receive_gate(
     """The sockets that `enclosure_main` made. Raises StereoError if it failed; it said why on its stderr."""
     channel.settimeout(_GATE_SECONDS)
     try:
-        closing = socket.MSG_CMSG_CLOEXEC  # as of all descriptors of Python's own, see recvmsg(2)
-        _, numbers, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 1, len(ports), closing)
+        _, numbers, _, _ = await asyncio.to_thread(socket.recv_fds, channel, 1, len(ports))
     except OSError as error:
         raise StereoError(f"no sockets from the enclosure of QEMU: {error}") from error
     received = [socket.socket(fileno=number) for number in numbers]
+    for sock in received:
+        sock.set_inheritable(False)  # as of all that Python opens; recv_fds drops its flags
     if len(received) != len(ports):
         for sock in received:
             sock.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -100,13 +100,6 @@ class HttpRemote:
             with self._listing:
                 self._refer(subject, replace(entry, annotations=told))
         return described
-
-    def remove(self, documents: Sequence[str]) -> int:
-        for digest in documents:
-            url = self._url(f"manifests/{digest}")
-            with suppress(NotFound):
-                self._way.patiently(lambda url=url: self._way.ask("DELETE", url, accept=(202,)))
-        return 0
 
     def referrers(self, digest: str) -> list[Descriptor]:
         if self._has_referrers is not False:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import FileIO
@@ -33,10 +33,11 @@ from stereo.registry.layout_index import (
 )
 from stereo.registry.parse import MAX_DOCUMENT, is_digest, media_type_of
 from stereo.registry.reference import Reference
-from stereo.registry.remote import MAX_REPOSITORIES, Advance, BlobStream, Remote
+from stereo.registry.remote import MAX_REPOSITORIES, Advance, BlobStream
 from stereo.registry.strict import canonical
 
 _READ = 1 << 20
+_IDLE = 3600.0  # seconds after which a blob that is used again gets a new time
 _INGEST = ".ingest"  # unfinished files, each locked by who writes it
 
 
@@ -79,7 +80,7 @@ class LayoutRemote:
 
     def put_blob(self, blob: Descriptor, content: Path | bytes, advance: Advance = lambda count: None) -> bool:
         if self.has_blob(blob) and self._intact(blob):
-            os.utime(self._place(blob.digest))  # somebody counts on it: see `sweep`
+            self._count_on(blob)
             return False
         if isinstance(content, bytes):
             self._store(blob, [content], advance)
@@ -100,14 +101,6 @@ class LayoutRemote:
         else:
             self._change(lambda index: index.listed(entry))
         return described
-
-    def remove(self, documents: Sequence[str]) -> int:
-        with failures_explained("cannot be written", self._folder), self._locked():
-            before = self._index()
-            after, needed = before.without(documents, self._document)
-            if after != before:
-                self._place_file(self._folder / INDEX_FILE, after.render())
-            return self._sweep(needed)
 
     def referrers(self, digest: str) -> list[Descriptor]:
         return self._index().referrers(digest, lambda entry: self._document(entry.digest))
@@ -175,6 +168,12 @@ class LayoutRemote:
             raise DigestMismatch(f"holds {found}", where=str(self._place(digest)), hint="it was damaged; publish again")
         return document
 
+    def _count_on(self, blob: Descriptor) -> None:
+        """Have `sweep` see that somebody needs a blob that was there already."""
+        place = self._place(blob.digest)
+        if time.time() - place.lstat().st_mtime > _IDLE:
+            os.utime(place)
+
     def _intact(self, blob: Descriptor) -> bool:
         with self._opened(blob.digest) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == blob.digest.removeprefix("sha256:")
@@ -206,15 +205,6 @@ class LayoutRemote:
             after = change(before)
             if after != before:
                 self._place_file(self._folder / INDEX_FILE, after.render())
-
-    def _sweep(self, needed: Collection[str]) -> int:
-        """Remove the blobs that are not among these digests; returns their bytes."""
-        freed = 0
-        for path in self._blobs.iterdir() if self._blobs.is_dir() else ():
-            if f"sha256:{path.name}" not in needed:
-                freed += path.lstat().st_size
-                path.unlink()
-        return freed
 
     def _store(self, blob: Descriptor, pieces: Iterable[bytes], advance: Advance) -> None:
         with failures_explained("cannot be written", self._folder):
@@ -266,18 +256,6 @@ class LayoutRemote:
         fd, name = tempfile.mkstemp(dir=folder)
         fcntl.flock(fd, fcntl.LOCK_EX)
         return _Unfinished(fd, Path(name))
-
-
-@contextmanager
-def holding(remote: Remote, *, exclusive: bool) -> Iterator[None]:
-    """Many may publish to a folder at once, but nobody while somebody (`exclusive`) removes. For others, nothing."""
-    path = Path(remote.reference.path, VERSION_FILE)
-    if remote.reference.kind != "layout" or not path.exists():
-        yield
-        return
-    with failures_explained("cannot be locked", path.parent), open_plain(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-        yield
 
 
 class _Unfinished(FileIO):

@@ -110,45 +110,6 @@ class LayoutIndex:
                 raise Malformed(f"more than {MAX_REFERRERS} documents refer to {digest}")
         return list(found.values())
 
-    def without(self, documents: Collection[str], read: Callable[[str], bytes]) -> tuple[LayoutIndex, frozenset[str]]:
-        """Without these, and without what no tag leads to: neither from above nor because it refers to such a thing.
-
-        Also the digests of all that is left, blobs too. `read` gets a document; what it raises is passed on.
-        """
-        left = [entry for entry in self.entries if entry.digest not in documents]
-        kept = [entry for entry in left if media.REF_NAME in entry.annotations]
-        waiting = [entry for entry in left if media.REF_NAME not in entry.annotations]
-        needed: set[str] = set()
-        fresh = kept
-        while fresh:
-            for entry in fresh:
-                _need(entry.digest, entry.media_type, needed, read)
-            kept = [*kept, *(entry for entry in fresh if entry not in kept)]
-            fresh = [entry for entry in waiting if entry not in kept and _subject(entry, read) in needed]
-        return LayoutIndex(tuple(entry for entry in self.entries if entry in kept)), frozenset(needed)
-
-
-def _need(digest: str, media_type: str, needed: set[str], read: Callable[[str], bytes]) -> None:
-    """Add a document and all that it names to `needed`."""
-    if digest in needed:
-        return
-    needed.add(digest)
-    if media_type == media.IMAGE_INDEX:
-        for entry in parse_index(read(digest), digest).entries:
-            _need(entry.digest, entry.media_type, needed, read)
-    elif media_type == media.IMAGE_MANIFEST:
-        artifact = parse_artifact(read(digest), digest)
-        needed.update(blob.digest for blob in (artifact.config, *artifact.layers))
-
-
-def _subject(entry: Descriptor, read: Callable[[str], bytes]) -> str | None:
-    if entry.media_type != media.IMAGE_MANIFEST:
-        return None
-    if said := entry.annotations.get(media.SUBJECT):
-        return said
-    subject = parse_artifact(read(entry.digest), entry.digest).subject
-    return subject.digest if subject else None
-
 
 def entry_of(document: bytes, described: Descriptor) -> Descriptor:
     """How the index lists a document. Raises `Malformed`.

@@ -81,6 +81,13 @@ def test_a_borrowed_key_id_helps_nobody() -> None:
             opened.verify(key.public)
 
 
+def test_two_signatures_under_one_key_id_are_refused() -> None:
+    rows = [json.loads(release_envelope(OTHER))["signatures"][0] for _ in range(2)]
+    assert rows[0]["sig"] != rows[1]["sig"]
+    with pytest.raises(MalformedError, match="two signatures by"):
+        parse_envelope(dumped(signatures=rows), "x")
+
+
 def test_unknown_fields_are_passed_over() -> None:
     parse_envelope(dumped(extra=[1]), "x").verify(KEY.public)
 

@@ -121,6 +121,7 @@ def test_keys_of_other_kinds_are_refused_on_both_sides(name: str) -> None:
     [
         (b"", "no public key"),
         (PEM, "give the .pub"),
+        (KEY.public.pem + PEM, "give the .pub"),
         (KEY.public.pem * 2, "two keys of one kind"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"),
         (b"-----BEGIN PUBLIC KEY-----\n\xff\n-----END PUBLIC KEY-----\n", "cannot be read"),

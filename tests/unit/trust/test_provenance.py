@@ -75,6 +75,12 @@ def test_the_statement_names_its_release() -> None:
     assert read.release_id == "sample-mixtape@2026.01.02.0/x86_64-linux"
 
 
+def test_only_sha256_digests_are_taken() -> None:
+    rows = [{**ROW, "hashes": [{"alg": "SHA-512", "content": "0" * 64}]}]
+    found = predicate(bill(components=rows))["buildDefinition"]["resolvedDependencies"]
+    assert [row.get("digest") for row in found if row["name"] == "sed"] == [None]
+
+
 ROW = {"name": "sed", "purl": "pkg:deb/debian/sed@4.9-2"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from makers.signing import NOW, new_key
 from stereo.assemble.files import settle_folder
 from stereo.errors import ProblemsError, StereoError, UsageError
 from stereo.model.manifest import MANIFEST_FILE, Manifest, parse_manifest, render_manifest
+from stereo.registry.strict import canonical
 from stereo.report import Silent
 from stereo.trust.envelope import parse_envelope
 from stereo.trust.keys import SecretKey
@@ -173,6 +176,30 @@ def test_an_openpgp_signature_with_something_behind_it_is_made_anew(
     file = dist / "SHA256SUMS.gpg"
     file.write_bytes(file.read_bytes() + b"\0")
     assert signed(dist, manifest, keys[0])["SHA256SUMS.gpg"] == "written"
+
+
+def test_a_statement_that_only_says_to_be_this_keys_is_made_anew(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    signed(dist, manifest, keys[0])
+    file = dist / attestation_file("release", keys[0].public)
+    borrowed = json.loads(file.read_text())
+    borrowed["signatures"][0]["sig"] = base64.b64encode(keys[1].sign(b"something")).decode()
+    file.write_bytes(canonical(borrowed) + b"\n")
+    assert signed(dist, manifest, keys[0])[attestation_file("release", keys[0].public)] == "written"
+    parse_envelope(file.read_bytes(), "x").verify(keys[0].public)
+
+
+def test_everybody_may_read_what_was_signed_whatever_the_umask(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    before = os.umask(0o077)
+    try:
+        laid = signed(dist, manifest, keys[0])
+    finally:
+        os.umask(before)
+    assert {(dist / name).stat().st_mode & 0o777 for name in laid} == {0o644}
+    assert (dist / "attestations").stat().st_mode & 0o777 == 0o755
 
 
 def test_sums_of_something_else_go_with_their_signatures(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:

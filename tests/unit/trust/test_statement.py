@@ -152,7 +152,14 @@ def test_what_is_no_statement_is_refused_with_a_reason(data: bytes, words: str) 
 
 @pytest.mark.parametrize(
     "external",
-    [{}, {"mixtape": "base", "version": "1"}, {"mixtape": "base@1/x", "version": "1", "arch": "x"}, [], "x"],
+    [
+        {},
+        {"mixtape": "base", "version": "1"},
+        {"mixtape": "base@1", "version": "1", "arch": "x"},
+        {"mixtape": "base", "version": "1/x", "arch": "x"},
+        [],
+        "x",
+    ],
 )
 def test_a_provenance_that_does_not_name_one_release_is_refused(external: Any) -> None:
     predicate = {"buildDefinition": {"externalParameters": external}, "issuedOn": time_text(NOW)}

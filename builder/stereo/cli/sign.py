@@ -26,13 +26,9 @@ Examples:
   pass show stereo/release | stereo sign result --key -
 
 It writes SHA256SUMS, SHA256SUMS.sig and .gpg, and into attestations/ a signed statement that this is a release and one
-of how it was built. Again with the same key, it writes only what is missing, expired, or says something else by now. A
-second key adds its own statements; SHA256SUMS keeps the first one's signature. What `-` reads may hold NAME.key and
-NAME.pgp, one behind the other. With the standard tools:
-\b
-  sha256sum -c SHA256SUMS
-  cosign verify-blob --key NAME.pub --signature SHA256SUMS.sig --insecure-ignore-tlog SHA256SUMS
-  gpgv --keyring ./NAME.gpg SHA256SUMS.gpg SHA256SUMS
+of how it was built. Again with the same key, it writes only what is missing, has expired, or says something else by now.
+A second key adds its own statements; SHA256SUMS keeps the first one's signature. What - reads may hold NAME.key and
+NAME.pgp, one behind the other. docs/signing.md tells how to check all of it with standard tools.
 
 Exit status: 0 signed, 1 the dist does not verify, 2 it is no release or there is no such key.""",
 )

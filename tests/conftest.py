@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ import pytest
 
 from makers.builds import Room, only_dist
 from makers.command import Stereo
+from makers.leftovers import clear_dead_sessions
 from makers.tools import Tool, program
 from stereo.build import sandbox
 from stereo.build.stages import Builder
@@ -32,6 +32,7 @@ from stereo.model.lock import Lock
 from stereo.paths import Cache, Checkout
 from stereo.process import run
 from stereo.report import Silent
+from stereo.scratch import scratch_folder
 
 MIXTAPE = "opencode-mixtape"
 VERSION = "2026.01.31.0"
@@ -46,6 +47,7 @@ Tell = Callable[[str], None]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOTES] = []
+    clear_dead_sessions()
     # Who starts us in the background of a shell has Ctrl-C ignored, by us and by all that we start; see signal(7).
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -237,8 +239,7 @@ def base(stereo: Stereo, locks: Path, cache: Cache, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def room(cache: Cache, locks: Path) -> Iterator[Room]:
     """In the cache, since parts of it are lent, and parts of one cache are hard-linked among each other."""
-    cache.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="test-", dir=cache.root) as folder:
-        yield Room(Path(folder), locks)
-        sandbox.remove(Path(folder))
-        Path(folder).mkdir()
+    with scratch_folder("test-", cache.root) as folder:
+        yield Room(folder, locks)
+        sandbox.remove(folder)
+        folder.mkdir()

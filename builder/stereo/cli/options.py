@@ -94,6 +94,13 @@ def chosen_architecture(mixtape: Mixtape, option: str | None) -> Architecture:
     raise UsageError(f"{mixtape.name} is not made for {option}", where="--arch", hint=f"its architectures: {known}")
 
 
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the user's own keys."""
+    from stereo.trust.keyfiles import key_names
+
+    return [name for name in key_names() if name.startswith(incomplete)]
+
+
 def _complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     from stereo.sandbox.state import all_folders
 

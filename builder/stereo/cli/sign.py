@@ -6,15 +6,9 @@ from pathlib import Path
 
 import click
 
-from stereo.cli.options import dist_argument
+from stereo.cli.options import complete_key, dist_argument
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError, shown
-
-
-def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from stereo.trust.keyfiles import key_names
-
-    return [name for name in key_names() if name.startswith(incomplete)]
 
 
 @click.command(
@@ -37,7 +31,7 @@ Exit status: 0 signed, 1 the dist does not verify, 2 it is no release or there i
     "--key",
     required=True,
     metavar="NAME|FILE|-",
-    shell_complete=_complete_key,
+    shell_complete=complete_key,
     help="One of your keys, a .key file, or - for one on stdin.",
 )
 @click.option("--builder-id", metavar="URI", help="Who built it, for the provenance; default: a name of the key.")

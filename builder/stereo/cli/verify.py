@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stereo.cli.believing import believing, chosen_policy
-from stereo.cli.options import dist_argument, keep
+from stereo.cli.options import complete_key, dist_argument, keep
 from stereo.cli.output import Output, speaking
 from stereo.cli.rebuilding import Means, build_again, rebuild_options
 from stereo.cli.verdict import Answer, Rebuilt
@@ -40,7 +40,12 @@ Exit status: 0 everything holds, 1 something does not, 2 there is nothing to ver
 @dist_argument("folder")
 @believing
 @click.option("--rebuild", "again", is_flag=True, help="Build it again, and compare.")
-@click.option("--sign-with", metavar="NAME|FILE|-", help="With --rebuild: sign that the bytes are the same.")
+@click.option(
+    "--sign-with",
+    metavar="NAME|FILE|-",
+    shell_complete=complete_key,
+    help="With --rebuild: sign with this key that the bytes are the same.",
+)
 @rebuild_options
 @speaking(as_json=True)
 def verify(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from makers.registries import PASSWORD, USER, RealRegistry, real_registry, write_docker_config
+from makers.registries import PASSWORD, USER, RealRegistry, make_certificate, real_registry, write_docker_config
+from makers.token_server import token_server
 from makers.tools import Tool, program
 from stereo.registry import media
 from stereo.registry.documents import EMPTY, Descriptor, describe, image_index, index_entry, referrer
@@ -199,6 +200,41 @@ def test_a_wrong_password_is_refused_and_not_repeated(
         with pytest.raises(Denied) as caught:
             open_remote(remote.reference).put_blob(EMPTY, media.EMPTY_BYTES)
         assert "not-the-password" not in str(caught.value)
+
+
+def test_a_token_server_elsewhere_is_asked_when_the_user_permits_it(
+    tmp_path: Path, test_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = (USER, PASSWORD)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "registry/docker"))
+    with (
+        token_server(make_certificate(tmp_path), login) as tokens,
+        real_registry(tmp_path / "registry", test_tools, auth=login, tokens=tokens) as running,
+    ):
+        reference = parse_reference(f"{running.host}/mixtapes/sample")
+        with pytest.raises(Denied, match="the token server that it names"):
+            open_remote(reference).tags()
+        assert tokens.asked == []
+        remote = open_remote(reference, redirect_hosts=[tokens.host])
+        publish(remote, contents(), VERSION)
+        check(remote, contents(), VERSION)
+        assert set(tokens.asked) <= {"repository:mixtapes/sample:pull", "repository:mixtapes/sample:pull,push"}
+        write_docker_config(tmp_path / "registry/docker", running.host, (USER, "not-the-password"))
+        with pytest.raises(Denied) as caught:
+            open_remote(reference, redirect_hosts=[tokens.host]).tags()
+        assert "not-the-password" not in str(caught.value)
+
+
+def test_a_document_is_taken_away_with_its_tags(plain: RealRegistry) -> None:
+    remote = open_remote(parse_reference(f"{plain.host}/sample"))
+    raw = publish(remote, contents(), VERSION)
+    index, document = remote.get_manifest(VERSION)
+    remote.put_manifest(document, media.IMAGE_INDEX, "latest")
+    remote.remove(index.digest)
+    remote.remove(index.digest)
+    assert [tag for tag in remote.tags() if not tag.startswith("sha256-")] == []
+    assert remote.get_manifest(raw.digest)[0].digest == raw.digest
+    assert remote.sweep(0) == 0
 
 
 def test_a_certificate_of_nobody_known_is_refused(

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from makers.token_server import TokenServer
 from makers.tools import program
 
 USER, PASSWORD = "publisher", "correct-horse-battery"
@@ -53,13 +55,21 @@ class RealRegistry:
 
 @contextmanager
 def real_registry(
-    folder: Path, test_tools: Path, *, tls: bool = False, auth: tuple[str, str] | None = None
+    folder: Path,
+    test_tools: Path,
+    *,
+    tls: bool = False,
+    auth: tuple[str, str] | None = None,
+    tokens: TokenServer | None = None,
 ) -> Iterator[RealRegistry]:
-    """A registry that keeps its things in `folder` and knows the user and password `auth`. It ends with the block."""
+    """A registry that keeps its things in `folder` and knows the user and password `auth`. It ends with the block.
+
+    With `tokens` it is that server who knows them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     storage, docker = folder / "storage", folder / "docker"
     docker.mkdir(exist_ok=True)
-    config = {
+    config: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "info", "formatter": "text"},
         "storage": {
@@ -73,7 +83,9 @@ def real_registry(
     if tls:
         certificate, key = make_certificate(folder)
         config["http"] = {"addr": "127.0.0.1:0", "tls": {"certificate": str(certificate), "key": str(key)}}
-    if auth is not None:
+    if tokens is not None:
+        config["auth"] = tokens.configuration()
+    elif auth is not None:
         user, password = auth
         line = program(test_tools, "htpasswd")("-niB", user, input_text=f"{password}\n").strip()
         (folder / "htpasswd").write_text(f"{line}\n")

@@ -17,7 +17,7 @@ import pytest
 
 from stereo.errors import StereoError, UsageError
 from stereo.registry import media
-from stereo.registry.documents import Descriptor, describe, documents_of, referrer
+from stereo.registry.documents import Descriptor, describe, documents_of, image_index, index_entry, referrer
 from stereo.registry.errors import DigestMismatch, Malformed, NotFound
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.layout_index import LayoutIndex
@@ -184,6 +184,35 @@ def test_a_damaged_layout_is_refused(layout: LayoutRemote, name: str, content: b
         layout.tags()
     with pytest.raises(Malformed, match=name):
         layout.put_manifest(OTHER.index, media.IMAGE_INDEX, "latest")
+
+
+def test_sweeping_keeps_all_that_tags_lead_to_and_what_is_young(layout: LayoutRemote) -> None:
+    def publish(number: int) -> set[str]:
+        data = f"blob {number}".encode()
+        blob = describe(data, media.OCTETS)
+        layout.put_blob(blob, data)
+        document = referrer(describe(b"", media.IMAGE_MANIFEST), media.MIXTAPE, [blob], {"n": str(number)})
+        described = layout.put_manifest(document, media.IMAGE_MANIFEST)
+        index = image_index("x", "1", [index_entry(document, "raw", "x86_64-linux")])
+        found = layout.put_manifest(index, media.IMAGE_INDEX, f"v{number}")
+        statement = layout.put_manifest(referrer(described, media.DSSE, [], {"n": str(number)}), media.IMAGE_MANIFEST)
+        return {blob.digest, described.digest, found.digest, statement.digest}
+
+    first, second = publish(1), publish(2)
+    layout.remove(layout.get_manifest("v1")[0].digest)
+    assert layout.tags() == ["v2"]
+    assert layout.sweep(age=3600) == 0
+    assert layout.sweep(age=-1) > 0
+    assert {f"sha256:{path.name}" for path in (folder(layout) / "blobs/sha256").iterdir()} == second
+    listed = LayoutIndex.parse((folder(layout) / "index.json").read_bytes(), "index.json")
+    assert not first & {one.digest for one in listed.entries}
+    assert layout.sweep(age=-1) == 0
+
+
+def test_nothing_is_swept_where_nothing_is(layout: LayoutRemote) -> None:
+    layout.remove(RAW.digest)
+    assert layout.sweep(0) == 0
+    assert not folder(layout).exists()
 
 
 def test_a_root_lists_its_layouts(layout: LayoutRemote) -> None:

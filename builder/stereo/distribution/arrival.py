@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from stereo.artifacts import gpt
 from stereo.artifacts.region import FormatError, OpenFile
 from stereo.assemble.dist import read_manifest_with_digest
 from stereo.assemble.files import failures_explained, settle, settle_folder
@@ -201,9 +200,6 @@ def _refuse_inconsistent(folder: Path, offer: Offer) -> None:
         if "raw" in offer.formats:
             with OpenFile(folder / manifest.artifacts.raw.file) as file:
                 faults = [*disk.table_faults(file.region, manifest)]
-                root = disk.only_of_type(manifest, gpt.ROOT[manifest.arch])
-                faults += disk.identity_faults(file.region, manifest, root) if root else ["has no root partition"]
-                faults += disk.uki_faults(file.region, manifest)
         else:
             faults = []
         cmdline = disk.cmdline_fault((folder / manifest.artifacts.kernel.cmdline.file).read_bytes(), manifest)

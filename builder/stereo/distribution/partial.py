@@ -94,9 +94,9 @@ def obtain(
         transfer = _Transfer(remote, wanted, traffic, patience, stretches)
         try:
             return transfer.run()
-        except (DigestMismatch, FormatError):
+        except (DigestMismatch, FormatError) as error:
             wanted.path.unlink(missing_ok=True)
-            if not transfer.trusted:
+            if isinstance(error, DigestMismatch) and not transfer.trusted:
                 raise
         except _NoRangesError as error:
             wanted.path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Unpack a .zst while it comes: into a sparse file, hashed, in threads of its own so that all cores have work.
 
 Who receives puts the compressed bytes in as they come. One thread makes content of them (bounded: a frame may claim
-to be anything), another writes and hashes that. Both wait for each other over short queues, so the memory is the same
-for any disk.
+to be anything), one writes that and one hashes it. They wait for each other over short queues, so the memory is the
+same for any disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stereo.artifacts.zst import LARGEST_WINDOW
 from stereo.registry.errors import DigestMismatch
 
 PIECE = 1 << 20
-_WAITING = 6  # pieces in a queue
+_WAITING = 4  # pieces in a queue
 _GRAIN = 64 << 10  # zeros of this size, at such a border, become a hole
 _ZEROS = bytes(_GRAIN)
 
@@ -43,11 +43,11 @@ class Unpacking:
     def __init__(self, path: Path, content: Content) -> None:
         self._content = content
         self._path = path
-        self._packed: Queue[bytes | None] = Queue(_WAITING)
-        self._plain: Queue[bytes | None] = Queue(_WAITING)
+        self._packed, self._plain, self._seen = _Pipe(), _Pipe(), _Pipe()
         self._fault: BaseException | None = None
         self._size = 0
-        self._threads = [Thread(target=self._guarded, args=[work], daemon=True) for work in (self._unpack, self._write)]
+        works = ((self._unpack, self._packed), (self._write, self._plain), (self._hash, self._seen))
+        self._threads = [Thread(target=self._guarded, args=work, daemon=True) for work in works]
 
     def __enter__(self) -> Unpacking:
         for thread in self._threads:
@@ -71,7 +71,7 @@ class Unpacking:
         self._raise()
 
     def _end(self) -> None:
-        self._packed.put(None)
+        self._packed.end()
         for thread in self._threads:
             thread.join()
 
@@ -79,17 +79,13 @@ class Unpacking:
         if self._fault is not None:
             raise self._fault
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], None], source: _Pipe) -> None:
         try:
             work()
         except BaseException as error:  # it belongs to who puts and finishes
             self._fault = self._fault or error
-            source = self._packed if work == self._unpack else self._plain
-            while source.get() is not None:  # whoever fills it must never wait for ever
-                pass
         finally:
-            if work == self._unpack:
-                self._plain.put(None)
+            source.drain()
 
     def _unpack(self) -> None:
         source = _Source(self._packed)
@@ -103,46 +99,69 @@ class Unpacking:
                     if self._size > self._content.size:
                         raise self._mismatch(f"becomes more than {self._content.size} bytes")
                     self._plain.put(data)
+                    self._seen.put(data)
         except (zstandard.ZstdError, MemoryError) as error:
             raise self._mismatch(f"is no sound zstd: {error}") from error
-        source.drain()
+        finally:
+            self._plain.end()
+            self._seen.end()
 
     def _write(self) -> None:
-        digest, offset = hashlib.sha256(), 0
+        offset = 0
         with self._path.open("wb", buffering=0) as file:
             while (data := self._plain.get()) is not None:
-                digest.update(data)
                 _write_sparse(file.fileno(), data, offset)
                 offset += len(data)
             file.truncate(offset)
-        if self._fault is None and (digest.hexdigest(), offset) != (self._content.sha256, self._content.size):
-            raise self._mismatch(f"becomes {offset} bytes with the digest sha256:{digest.hexdigest()}")
+
+    def _hash(self) -> None:
+        digest, size = hashlib.sha256(), 0
+        while (data := self._seen.get()) is not None:
+            digest.update(data)
+            size += len(data)
+        if self._fault is None and (digest.hexdigest(), size) != (self._content.sha256, self._content.size):
+            raise self._mismatch(f"becomes {size} bytes with the digest sha256:{digest.hexdigest()}")
 
     def _mismatch(self, what: str) -> DigestMismatch:
         return DigestMismatch(f"{what}, and should become {self._content.file}", where=f"{self._content.file}.zst")
 
 
-class _Source:
-    """What zstandard reads from: the queue, as a file. The end of it is remembered."""
+class _Pipe:
+    """A short queue of pieces with an end that is remembered."""
 
-    def __init__(self, queue: Queue[bytes | None]) -> None:
-        self._queue = queue
-        self._left = b""
+    def __init__(self) -> None:
+        self._queue: Queue[bytes | None] = Queue(_WAITING)
         self._ended = False
 
-    def read(self, size: int = -1) -> bytes:
-        if not self._left and not self._ended:
-            piece = self._queue.get()
-            self._ended = piece is None
-            self._left = piece or b""
-        data, self._left = (self._left, b"") if size < 0 else (self._left[:size], self._left[size:])
-        return data
+    def put(self, piece: bytes) -> None:
+        self._queue.put(piece)
+
+    def end(self) -> None:
+        self._queue.put(None)
+
+    def get(self) -> bytes | None:
+        """The next piece; None from the end on."""
+        piece = None if self._ended else self._queue.get()
+        self._ended = piece is None
+        return piece
 
     def drain(self) -> None:
-        """Until the end, if that was not met yet."""
-        while not self._ended:
-            self._left = b""
-            self.read()
+        """Take all up to the end: whoever fills it must never wait for ever."""
+        while self.get() is not None:
+            pass
+
+
+class _Source:
+    """What zstandard reads from: a pipe, as a file."""
+
+    def __init__(self, pipe: _Pipe) -> None:
+        self._pipe = pipe
+        self._left = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._left or self._pipe.get() or b""
+        self._left = data[size:] if size >= 0 else b""
+        return data[:size] if size >= 0 else data
 
 
 def _write_sparse(fd: int, data: bytes, offset: int) -> None:

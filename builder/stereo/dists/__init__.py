@@ -18,7 +18,6 @@ from stereo.assemble.dist import read_manifest_with_digest
 from stereo.errors import StereoError, UsageError, shown
 from stereo.model.architecture import Architecture
 from stereo.model.document import nearest
-from stereo.model.jcard import STORED
 from stereo.model.manifest import MANIFEST_FILE, is_release
 from stereo.paths import user_data
 
@@ -131,6 +130,8 @@ def resolve(reference: str, *, store: Path | None = None, arch: str | None = Non
 
 
 def _stored(reference: str, store: Path, arch: str) -> Dist:
+    from stereo.model.jcard import STORED  # it takes longer to import than all else here
+
     parts = STORED.fullmatch(reference)
     if parts is None or ".." in reference:
         hint = "NAME, NAME:VERSION, NAME:latest, or a path with a '/'"

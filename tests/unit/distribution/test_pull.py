@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from stereo.errors import StereoError, UsageError
 from stereo.holding import holding
 from stereo.model.manifest import MANIFEST_FILE, parse_manifest
 from stereo.model.pulled import parse_pulled
+from stereo.registry.documents import Descriptor
 from stereo.registry.errors import DigestMismatch, Malformed, NotFound, RegistryError
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.reference import Reference, parse_reference
-from stereo.registry.remote import Limits, open_remote
+from stereo.registry.remote import BlobStream, Limits, open_remote
 from stereo.report import Silent
 from stereo.trust.envelope import seal
 from stereo.trust.policy import Policy, policy_of_keys
@@ -291,13 +293,17 @@ def test_what_the_policy_does_not_believe_is_refused_before_a_disk_is_fetched(
     signed: tuple[Reference, Policy, Policy], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, _, stranger = signed
-    fetched = []
+    fetched: list[str | None] = []
     original = LayoutRemote.open_blob
-    monkeypatch.setattr(
-        LayoutRemote, "open_blob", lambda self, blob, *rest: fetched.append(blob.title) or original(self, blob, *rest)
-    )
+
+    def remembered(self: LayoutRemote, blob: Descriptor, *rest: int) -> AbstractContextManager[BlobStream]:
+        fetched.append(blob.title)
+        return original(self, blob, *rest)
+
+    monkeypatch.setattr(LayoutRemote, "open_blob", remembered)
     with pytest.raises(PolicyError, match="unknown-key"):
         get(reference, stranger)
+    assert "mixtape.toml" in fetched
     assert "stereos.img.zst" not in fetched
     assert not (data / "dists").exists()
     assert not (data / "pulls").exists()

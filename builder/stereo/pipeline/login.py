@@ -1,7 +1,7 @@
-"""Lends a registry's user and password, as a CI hands them over, to the one verb that needs them.
+"""Lends a registry's user and password, as a CI hands them over, to the one piece of work that needs them.
 
 They come to it as everybody's do: by a file as docker and podman have it, in a folder of its own that goes when the
-verb ends. See containers-auth.json(5).
+work ends. See containers-auth.json(5).
 """
 
 from __future__ import annotations
@@ -31,3 +31,18 @@ def logged_in(to: str, secrets: Mapping[str, str]) -> Iterator[dict[str, str]]:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             json.dump({"auths": {host: {"auth": auth}}}, stream)
         yield {"REGISTRY_AUTH_FILE": str(file)}
+
+
+@contextmanager
+def added(variables: Mapping[str, str]) -> Iterator[None]:
+    """Add variables to our own environment for a while: for work that we do ourselves."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -12,17 +12,19 @@ from typing import Any
 
 from stereo.assemble.dist import is_current, read_manifest_with_digest
 from stereo.build import sandbox
+from stereo.distribution.retention import retire
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache
 from stereo.pipeline import jobs
 from stereo.pipeline.jobs import Job
-from stereo.pipeline.login import logged_in
+from stereo.pipeline.login import added, logged_in
 from stereo.pipeline.release import Piece, Release, Work
 from stereo.pipeline.targets import Target
 from stereo.pipeline.verbs import Verbs
 from stereo.pipeline.workflows import differences
 from stereo.process import run
-from stereo.registry.reference import parse_root
+from stereo.registry.reference import parse_reference, parse_root
+from stereo.registry.remote import open_remote
 
 FORMS = ("raw", "qcow2", "kernel")
 """The ways to boot a dist."""
@@ -169,7 +171,18 @@ class Pieces:
         return Piece(f"publish-{mixtape}", f"Publish {mixtape} {release.version}", do)
 
     def retention(self, release: Release) -> list[Piece]:
-        raise StereoError("there is nothing yet that removes published versions")
+        """Done each time: what there is to remove, the registry knows."""
+        return [self._retention(release, mixtape) for mixtape in release.mixtapes]
+
+    def _retention(self, release: Release, mixtape: str) -> Piece:
+        place = place_of(release, mixtape)
+
+        def do() -> Mapping[str, Any]:
+            with logged_in(release.to or "", release.secrets) as login, added(login):
+                done = retire(open_remote(parse_reference(place)), release.keep, report=self.verbs.report)
+            return {"removed": list(done.versions), "freed": done.freed}
+
+        return Piece(f"retention-{mixtape}", f"Remove old versions of {mixtape}", do)
 
 
 def place_of(release: Release, mixtape: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from uuid import UUID
 
@@ -34,11 +35,14 @@ SYSTEM: Files = {
     "/usr/lib/systemd/systemd": file(b"#!/bin/sh\n", 0o755),
 }
 """What verify looks for in a root partition."""
-CYCLONEDX = b"""{"bomFormat": "CycloneDX",
+CYCLONEDX = (
+    b"""{"bomFormat": "CycloneDX",
  "components": [{"name": "sed", "purl": "pkg:deb/debian/sed@4.9-2?arch=amd64",
    "hashes": [{"alg": "SHA-256", "content": "%064x"}]}],
  "metadata": {"tools": {"components": [{"name": "stereo", "purl": "pkg:generic/stereo@abcdef"}]}}}
-""" % 4
+"""
+    % 4
+)
 FRAME = 64 << 10
 
 
@@ -96,11 +100,21 @@ def make_dist(
             "initrd": packed,
             "cmdline": cmdline,
             "init": b"/usr/lib/systemd/systemd",
-            CYCLONEDX_FILE: CYCLONEDX,
-            SPDX_FILE: b'{"spdxVersion": "SPDX-2.3"}\n',
+            **make_sboms(root_hash),
         },
         root_hash,
     )
+
+
+def make_sboms(root_hash: str) -> dict[str, bytes]:
+    """Two SBOMs that say which image they are about, and little else."""
+    cyclonedx = json.loads(CYCLONEDX)
+    row = {"name": "stereo:root-hash", "value": root_hash}
+    cyclonedx["metadata"]["component"] = {"name": "sample-mixtape", "properties": [row]}
+    image = {"SPDXID": "SPDXRef-image", "name": "sample-mixtape", "comment": f"root hash {root_hash}"}
+    described = {"relationshipType": "DESCRIBES", "relatedSpdxElement": "SPDXRef-image"}
+    spdx = {"spdxVersion": "SPDX-2.3", "packages": [image], "relationships": [described]}
+    return {CYCLONEDX_FILE: json.dumps(cyclonedx).encode(), SPDX_FILE: json.dumps(spdx).encode()}
 
 
 def write_dist(folder: Path, files: dict[str, bytes], root_hash: str) -> Manifest:

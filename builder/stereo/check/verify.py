@@ -20,14 +20,17 @@ from stereo.artifacts import gpt, zst
 from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import FormatError, OpenFile, Region
 from stereo.check import disk
+from stereo.check.bills import sbom_fault
 from stereo.check.passes import Seen, Tick, content_digest, plain_pass, qcow2_pass, raw_pass, zst_pass
 from stereo.errors import ProblemsError, StereoError, UsageError, shown
 from stereo.model.manifest import (
     ADDED_LATER,
     ATTESTATIONS,
+    CYCLONEDX_FILE,
     MANIFEST_FILE,
     MAX_BYTES,
     PULLED,
+    SPDX_FILE,
     DiskArtifact,
     Manifest,
     parse_manifest,
@@ -213,6 +216,7 @@ class _Check:
         yield from self._disk(seen, sections.result(), identity.result())
         yield from self._cmdline(good)
         yield from self._init(good)
+        yield from self._sboms(good, seen, identity.result())
 
     def _weight(self, name: str) -> int:
         """What a pass costs, roughly, in bytes hashed: the disk is hashed three times over, a .zst is decompressed."""
@@ -339,6 +343,15 @@ class _Check:
         except FormatError as error:
             fault = str(error)
         yield Finding(name, "program", fault is None, fault or "is in the image")
+
+    def _sboms(self, good: set[str], seen: dict[str, Seen | str], identity: list[str]) -> Iterator[Finding]:
+        """Whether they are about this image: only one that is sound itself can tell."""
+        image = seen.get(self._manifest.artifacts.raw.file)
+        if not isinstance(image, Seen) or identity or self._root_faults(image):
+            return
+        for name in [name for name in (CYCLONEDX_FILE, SPDX_FILE) if name in good]:
+            fault = sbom_fault(self._regions[name], self._manifest)
+            yield Finding(name, "image", fault is None, fault or "is about this image")
 
 
 def _collected(faults: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ strings of bounded length. That a document is complete or true, nobody can read 
 from __future__ import annotations
 
 import json
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ MAX_BYTES = 16 << 20  # thirty times an SBOM of ours; what a parser makes of it 
 MOST_ROWS = 100_000
 _LONGEST = 4096
 FORMATS = {"cyclonedx": CYCLONEDX_FILE, "spdx": SPDX_FILE}
-_CONTENT = "stereo:content-sha256"
+_CONTENT, _ROOT_HASH = "stereo:content-sha256", "stereo:root-hash"
+_ROOT_HASH_IN_WORDS = re.compile(r"root hash ([0-9a-f]{64})\Z")
 _KINDS = {"deb": "debian", "npm": "npm", "pypi": "pypi"}
 
 
@@ -40,13 +42,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """An SBOM. `rows` are sorted; the image itself and the tools that built it are not among them."""
+    """An SBOM. `rows` are sorted; the image itself and the tools that built it are not among them.
+
+    `root_hash` is that of the image that one of ours is about.
+    """
 
     format: str
     name: str
     version: str
     rows: tuple[Row, ...]
     tools: tuple[Row, ...]
+    root_hash: str = ""
 
 
 def read_sbom(path: Path, form: str = "cyclonedx") -> Listing:
@@ -92,6 +98,7 @@ def _cyclonedx(document: dict[str, Any], file: str) -> Listing:
         _text(image.get("version")),
         tuple(sorted(_component(row) for row in _rows(document.get("components"), file))),
         tuple(sorted(_component(row) for row in _rows(_table(tools).get("components"), file))),
+        _property(image, _ROOT_HASH),
     )
 
 
@@ -100,12 +107,14 @@ def _component(row: dict[str, Any]) -> Row:
     digests = [
         _text(one.get("content")) for one in map(_table, _list(row.get("hashes"))) if one.get("alg") == "SHA-256"
     ]
-    digests += [
-        _text(one.get("value")) for one in map(_table, _list(row.get("properties"))) if one.get("name") == _CONTENT
-    ]
-    purl = _text(row.get("purl"))
+    digest = next(iter(digests), "") or _property(row, _CONTENT)
     licence = " AND ".join(filter(None, licences))
-    return _row(_text(row.get("name")), _text(row.get("version")), licence, next(iter(digests), ""), purl)
+    return _row(_text(row.get("name")), _text(row.get("version")), licence, digest, _text(row.get("purl")))
+
+
+def _property(row: dict[str, Any], name: str) -> str:
+    values = (_text(one.get("value")) for one in map(_table, _list(row.get("properties"))) if one.get("name") == name)
+    return next(values, "")
 
 
 def _named(one: dict[str, Any]) -> str:
@@ -134,6 +143,7 @@ def _spdx(document: dict[str, Any], file: str) -> Listing:
         _text(image.get("versionInfo")),
         tuple(sorted(row for name, row in found.items() if name in contained or name not in tools)),
         tuple(sorted(row for name, row in found.items() if name in tools)),
+        words[1] if (words := _ROOT_HASH_IN_WORDS.search(_text(image.get("comment")))) else "",
     )
 
 

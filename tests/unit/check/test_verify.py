@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.disk import DISK_UUID, ESP, make_gpt, make_qcow2
-from makers.dist import OS_RELEASE, compress, make_dist, write_dist
+from makers.dist import OS_RELEASE, compress, make_dist, make_sboms, write_dist
 from makers.ext4 import make_ext4
 from makers.node import SAMPLE, file
 from stereo.artifacts import gpt
@@ -55,6 +55,23 @@ def messages(verdict: Verdict) -> str:
 
 def contents(dist: Path) -> dict[str, bytes]:
     return {name: (dist / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize("name", ["sbom.cdx.json", "sbom.spdx.json"])
+def test_an_sbom_of_another_image_is_named(dist: Path, tmp_path: Path, name: str) -> None:
+    files = {file: (dist / file).read_bytes() for file in FILES}
+    verdict = sealed(tmp_path / "other", {**files, name: make_sboms("ab" * 32)[name]}, root_hash(dist))
+    assert failures(verdict) == [(name, "image")]
+    assert f"root hash {'ab' * 32}" in messages(verdict)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"{}", b"[" * 100_000, b'{"bomFormat": "CycloneDX"}', b'{"spdxVersion": "x"}']
+)
+def test_what_is_no_sbom_is_named(dist: Path, tmp_path: Path, data: bytes) -> None:
+    files = {file: (dist / file).read_bytes() for file in FILES}
+    verdict = sealed(tmp_path / "other", {**files, "sbom.cdx.json": data}, root_hash(dist))
+    assert failures(verdict) == [("sbom.cdx.json", "image")]
 
 
 def sealed(folder: Path, files: dict[str, bytes], root_hash: str) -> Verdict:

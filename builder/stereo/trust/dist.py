@@ -225,7 +225,7 @@ def _signature(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) ->
 def _openpgp_signed(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) -> Row:
     known = [(key, key.openpgp) for key in keys if key.openpgp is not None]
     if not known:
-        return Row(_GPG, "signature", True, "not checked: no key of the policy has `openpgp`")
+        return Row(_GPG, "signature", True, "not checked: no key that the policy believes in releases has `openpgp`")
     for text, (key, certificate) in product(texts, known):
         with suppress(SignatureError):
             openpgp.verify(text, signature, certificate)

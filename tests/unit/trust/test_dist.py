@@ -276,12 +276,21 @@ def test_checksums_are_signed_by_keys_of_releases_alone(dist: Path, keys: Path, 
     assert "SHA256SUMS.sig" in failed(papers)
 
 
+def test_checksums_that_a_revoked_key_signed_are_signed_by_nobody(dist: Path, keys: Path) -> None:
+    file, keyid = keys / "revoking.toml", secret(keys, "pipeline").public.keyid
+    others = '[[key]]\nname = "stranger"\npublic_key = "stranger.pub"\nroles = ["release", "provenance"]\n'
+    file.write_text(POLICY.replace("[require]", f'{others}[[revoked]]\nkey = "{keyid}"\n[require]'))
+    papers = examined(dist, load_policy(file))
+    assert {row.artifact for row in papers.rows if not row.ok} == {"SHA256SUMS.sig"}
+    assert all("signed by" not in row.message for row in papers.rows)
+
+
 def test_an_openpgp_signature_is_not_checked_without_a_certificate_and_that_is_said(dist: Path, keys: Path) -> None:
     file = keys / "plain.toml"
     file.write_text(POLICY.replace('openpgp = "pipeline.gpg"\n', ""))
     (row,) = [row for row in examined(dist, load_policy(file)).rows if row.artifact == "SHA256SUMS.gpg"]
     assert row.ok
-    assert row.message == "not checked: no key of the policy has `openpgp`"
+    assert row.message == "not checked: no key that the policy believes in releases has `openpgp`"
 
 
 def test_bytes_behind_an_openpgp_signature_are_told(dist: Path, policy: Policy) -> None:

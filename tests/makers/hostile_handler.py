@@ -131,6 +131,7 @@ class Handler(_Quiet):
     def _misanswer(self, fault: str) -> None:
         match fault:
             case "401-loop":
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self._challenge(f"{self.registry.scheme}://{self.registry.host}/token")
             case "401-foreign-realm":
                 self._challenge(f"https://{self.registry.stranger}/token")

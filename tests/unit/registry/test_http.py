@@ -296,6 +296,14 @@ def test_a_token_that_ran_out_is_replaced(layout: Path) -> None:
         assert remote.tags() == ["1.0", "2.0", "3.0"]
 
 
+def test_a_login_that_is_asked_for_after_an_upload_sends_it_again(registry: HostileRegistry) -> None:
+    registry.wrong("401-loop", at="digest=", times=1)
+    data, counts = os.urandom(600_000), list[int]()
+    client(registry).put_blob(describe(data, media.OCTETS), data, counts.append)
+    assert (sum(counts), min(counts)) == (len(data), -len(data))
+    assert small_blob(client(registry), describe(data, media.OCTETS), 1 << 20) == data
+
+
 def test_this_machine_is_not_asked_through_a_proxy(registry: HostileRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://{registry.stranger}")
     monkeypatch.setenv("all_proxy", f"http://{registry.stranger}")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from stereo.cli.measure import amount
 
-Unit = Literal["s", "B"]
+Unit = Literal["s", "B", "n"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Figure:
         """For people: the median, and between what it lies."""
         if self.unit == "B":
             return amount(self.median, "B")
+        if self.unit == "n":
+            return f"{self.median:.0f}"
         digits = 2 if self.median < 10 else 1
         if len(self.values) == 1:
             return f"{self.median:.{digits}f} s"

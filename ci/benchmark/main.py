@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from ci.benchmark import boots, reference, sandboxes
+from ci.benchmark import boots, distribution, reference, sandboxes
 from ci.benchmark.figures import Figure, Row, table
 from ci.benchmark.measure import Timed, timed
 from ci.benchmark.ours import Ours
@@ -50,8 +50,15 @@ ROWS: dict[str, tuple[str, float]] = {
     "pings": ("10,000 pings of 50 clients: the 99th percentile, against the median", 10.0),
     "fuzz-parser": ("memory left behind by 1,000,000 broken lines in the parser", 4e6),
     "fuzz-live": ("memory left behind by 100,000 broken lines in a live daemon that still answers", 4e6),
+    "pull": ("`stereo pull` from a registry, against `oras pull`, `sha256sum -c` and `zstd -d`", 0.8),
+    "update-agent": ("bytes for an update after an agent package's version changed, against the full .zst", 0.5),
+    "update-guest": ("bytes for an update after one file of `guest/` changed, against the same", 0.05),
+    "memory-pull": ("peak memory of `stereo pull`", 150e6),
+    "memory-publish": ("peak memory of `stereo publish`", 150e6),
+    "registry-faults": ("faults of a registry tried, against those survived", 1.0),
 }
 _SANDBOX = tuple(sandboxes.MEASURES)
+_DISTRIBUTION = distribution.MEASURES
 _WITH_REFERENCE = ("build", "download", "boot-kernel", "boot-uefi")
 _STATE = "state.json"
 _UNCHANGED_RUNS = 5
@@ -123,6 +130,9 @@ class Bench:
             found["verify"] = self._verified()
         if self.wants(*_SANDBOX):
             found |= sandboxes.measured(self.ours.dist, self.only, self.report)
+        if self.wants(*_DISTRIBUTION):
+            desk = distribution.Bench(self.ours, self.builder, self.tools, self.report)
+            found |= distribution.measured(desk, self.only & {*_DISTRIBUTION})
         return [Row(name, ROWS[name][0], *found[name], ROWS[name][1]) for name in ROWS if name in found]
 
     def _booted(self) -> dict[str, tuple[Figure, Figure | None]]:

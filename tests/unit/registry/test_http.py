@@ -301,6 +301,7 @@ def test_a_login_that_is_asked_for_after_an_upload_sends_it_again(registry: Host
     data, counts = os.urandom(600_000), list[int]()
     client(registry).put_blob(describe(data, media.OCTETS), data, counts.append)
     assert (sum(counts), min(counts)) == (len(data), -len(data))
+    assert [one.method for one in registry.requests if "/uploads/" in one.path] == ["POST", "PUT", "PUT"]
     assert small_blob(client(registry), describe(data, media.OCTETS), 1 << 20) == data
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed.security import Security
 
 from makers.builds import Room, assert_identical
 from makers.jobs import Script
 from makers.processes import SOON, descendants, mentioning, settled
 from makers.running import Running, running
 from stereo.paths import Cache
+from stereo.process import die_with_parent
 
 pytestmark = pytest.mark.build
 
@@ -84,3 +90,60 @@ def test_many_workers_make_the_same_dists_though_one_is_killed_and_nothing_is_bu
     lines = len(log_of(room))
     Script(tell, "matrix")(*words, cwd=room.folder, env=surroundings)
     assert len(log_of(room)) == lines, "what was built is built again"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, cache: Cache) -> Iterator[tuple[str, list[str | Path]]]:
+    """A scheduler and a worker that take certificates alone: their address, and the options of somebody who has one."""
+    security = Security.temporary()  # type: ignore[no-untyped-call]
+    files = [tmp_path / name for name in ("ca.pem", "cert.pem", "cert.key")]
+    for file, text in zip(
+        files, (security.tls_ca_file, security.tls_client_cert, security.tls_client_key), strict=True
+    ):
+        file.write_text(text)
+    ours = [word for pair in zip(("--tls-ca", "--tls-cert", "--tls-key"), files, strict=True) for word in pair]
+    theirs = ["--tls-ca-file", files[0], *ours[2:], "--host", "127.0.0.1", "--no-dashboard"]
+    surroundings = {**Script(lambda line: None, "matrix").environment(), "STEREO_CACHE": str(cache.root)}
+    log = tmp_path / "scheduler.log"
+    with ExitStack() as stack:
+
+        def dask(kind: str, *words: str | Path) -> subprocess.Popen[bytes]:
+            stream = stack.enter_context((tmp_path / f"{kind}.log").open("wb"))
+            argv = [sys.executable, "-P", "-s", "-m", f"distributed.cli.dask_{kind}", *map(str, words)]
+            process = subprocess.Popen(argv, env=surroundings, stdout=stream, stderr=stream, preexec_fn=die_with_parent)
+            stack.callback(process.wait, timeout=30)
+            stack.callback(process.terminate)
+            return process
+
+        scheduler = dask("scheduler", *theirs, "--port", "0", "--protocol", "tls")
+        end = time.monotonic() + 60
+        while not (found := re.search(r"Scheduler at:\s+(tls://\S+)", log.read_text())):
+            assert scheduler.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        dask("worker", found[1], *theirs, "--nthreads", "1")
+        yield found[1], ["--scheduler", found[1], *ours]
+
+
+def test_the_workers_of_a_scheduler_elsewhere_make_the_same_dist_and_only_for_who_has_a_certificate(
+    base: Path, fleet: tuple[str, list[str | Path]], locks: Path, tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    address, certified = fleet
+    words: list[str | Path] = ["base", "--quick", "--version", base.parent.name, "--offline", "--locks", locks]
+    words += ["--output-dir", tmp_path / "out"]
+    Script(tell, "matrix")(*words, *certified, cwd=tmp_path)
+    assert_identical(base, tmp_path / "out" / "base" / base.parent.name / platform.machine())
+    plain = address.replace("tls://", "tcp://")
+    refused = Script(tell, "matrix")(*words, "--scheduler", plain, cwd=tmp_path, status=1)
+    assert "no scheduler answers" in refused.stderr
+
+
+def test_what_cannot_be_built_is_told_once_with_what_is_missing(room: Room, tell: Callable[[str], None]) -> None:
+    """Two mixtapes need the tools, which an empty store does not have."""
+    words = ("base", "coder", "--version", "2026.01.31.0", "--offline", "--json", "--output-dir", room.out)
+    done = Script(tell, "matrix")(*words, cwd=room.folder, env=room.environment, status=1)
+    said = json.loads(done.stdout)
+    assert [row["dist"] for row in said["dists"]] == [None, None]
+    (fault,) = said["faults"]
+    assert "is not in the store" in fault
+    assert "run once without --offline" in done.stderr

@@ -29,6 +29,7 @@ from stereo.report import Progress, Silent
 
 TOPIC = "stereo"
 """What the events are filed under at the scheduler."""
+_LONGEST = 4000  # characters: Dask replaces an error of more than 10 kB by one that says less
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def perform(task: Task, settings: Settings, *before: object) -> str:
     try:
         return str(_result(task, settings))
     except StereoError as error:
-        raise StereoError(error.what, where=error.where, hint=error.hint) from None
+        what = error.what if len(error.what) <= _LONGEST else f"{error.what[:_LONGEST]}…"
+        raise StereoError(what, where=error.where, hint=error.hint) from None
 
 
 def _result(task: Task, settings: Settings) -> Path:

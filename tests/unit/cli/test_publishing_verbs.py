@@ -1,0 +1,89 @@
+"""publish, tags, inspect and search as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stereo.cli.app import run
+from unit.distribution.publishing import VERSION, release, signed
+
+
+@pytest.fixture
+def dist(tmp_path: Path) -> Path:
+    return release(tmp_path / "dist")
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> tuple[str, str]:
+    assert run([str(word) for word in words]) == status
+    return capsys.readouterr()
+
+
+def test_a_release_goes_to_the_registry_of_the_user_and_is_found_there(
+    dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STEREO_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    signed(dist, tmp_path)
+    out, _ = said(capsys, "publish", dist, "--to", "sample-mixtape", "--tag", "latest", "--json")
+    done = json.loads(out)
+    assert done["tags"] == [VERSION, "latest"]
+    assert "everything was there" in said(capsys, "publish", dist, "--to", "sample-mixtape", "-q")[0]
+    assert said(capsys, "tags", "sample-mixtape")[0].splitlines() == [
+        VERSION,
+        f"latest -> {VERSION} ({done['digest'][:19]})",
+    ]
+    text = said(capsys, "inspect", "sample-mixtape")[0]
+    assert done["digest"] in text
+    assert "stereos.qcow2.zst" in text
+    assert "(not checked)" in text
+    told = json.loads(said(capsys, "inspect", f"sample-mixtape:{VERSION}", "--json")[0])
+    assert told["digest"] == done["digest"]
+    assert [row["format"] for row in told["manifests"]] == ["raw", "qcow2"]
+    assert {row["kind"] for row in told["signed"]["amd64"]} == {"release", "provenance"}
+    assert "sample-mixtape" in said(capsys, "search", "sample")[0]
+    assert json.loads(said(capsys, "search", "nothing", "--json", status=1)[0]) == []
+
+
+def test_what_nobody_signed_is_published_with_a_word(
+    dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, complaint = said(capsys, "publish", dist, "--to", f"oci:{tmp_path}/r", "-q")
+    assert "nobody signed" in complaint
+    assert "nobody signed it" in said(capsys, "inspect", f"oci:{tmp_path}/r:{VERSION}")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--to", "oci:{}/r:2026.01.02.0"], "names a version"),
+        (["--to", "https://example.org/base"], "takes nothing"),
+        (["--to", "oci:{}/r", "--attestations", "--tag", "latest"], "without --tag"),
+        (["--to", "oci:{}/r", "--attestations"], "holds no signed statements"),
+        (["--to", "oci:{}/r", "--tag", "2026.01.02.7"], "for ever"),
+        (["--to", "oci:{}/r", "--policy", "{}/none.toml"], "cannot be read"),
+        ([], "--to"),
+    ],
+)
+def test_wrong_requests_are_refused_and_send_nothing(
+    words: list[str], reason: str, dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, complaint = said(capsys, "publish", dist, *(word.format(tmp_path) for word in words), status=2)
+    assert reason in complaint
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_version_with_other_bytes_stays(dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = f"oci:{tmp_path}/r"
+    said(capsys, "publish", dist, "--to", place)
+    other = release(tmp_path / "other", content=b"other")
+    _, complaint = said(capsys, "publish", other, "--to", place, status=1)
+    assert "other bytes for amd64" in complaint
+    assert "hint: a release never changes" in complaint
+
+
+@pytest.mark.parametrize("verb", ["publish", "tags", "inspect", "search"])
+def test_every_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"  stereo {verb}" in said(capsys, verb, "--help")[0]

@@ -16,7 +16,7 @@ from typing import Any
 from stereo.errors import StereoError, UsageError
 from stereo.model.manifest import CYCLONEDX_FILE, SPDX_FILE
 
-MAX_BYTES = 4 << 20  # eight times an SBOM of ours; of the worst, a parser makes 90 MB
+MAX_BYTES = 4 << 20  # eight times an SBOM of ours; the worst of that size takes 110 MB to parse
 MOST_ROWS = 100_000
 _LONGEST = 4096
 FORMATS = {"cyclonedx": CYCLONEDX_FILE, "spdx": SPDX_FILE}

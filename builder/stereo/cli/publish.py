@@ -8,6 +8,7 @@ import click
 
 from stereo.cli.measure import amount
 from stereo.cli.options import keep
+from stereo.cli.options import keep
 from stereo.cli.output import Output, safe, speaking
 from stereo.errors import UsageError
 
@@ -69,12 +70,13 @@ def publish(
         raise UsageError("is a web server, and that takes nothing", where=reference, hint=hint)
     keep(*dists)
     remote = open_remote(place, plain_http=plain_http)
+    believed = load_policy(policy) if policy else None
+    if attestations and (len(dists) != 1 or floating or policy):
+        raise UsageError("goes with one dist, and without --tag and --policy", where="--attestations")
+    keep(*dists)
     if attestations:
-        if len(dists) != 1 or floating or policy:
-            raise UsageError("goes with one dist, and without --tag and --policy", where="--attestations")
         done = publish_statements(dists[0], remote, report=out.report, jobs=jobs)
     else:
-        believed = load_policy(policy) if policy else None
         done = publish_dists(dists, remote, floating=floating, policy=believed, report=out.report, jobs=jobs)
     data = {"reference": done.reference, "digest": done.digest, "sent": done.sent, "tags": list(done.tags)}
     sent = f"{amount(done.sent, 'B')} sent" if done.sent else "everything was there"

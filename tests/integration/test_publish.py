@@ -19,10 +19,15 @@ import pytest
 from makers.command import Stereo
 from makers.registries import PASSWORD, USER, RealRegistry, real_registry
 from makers.tools import Tool, program
+from stereo.distribution.publish import publish
+from stereo.distribution.retention import retire
+from stereo.distribution.shipment import shipment_of
+from stereo.registry.documents import digest_of
 from stereo.registry.errors import NotFound
 from stereo.registry.parse import parse_index
 from stereo.registry.reference import parse_reference
 from stereo.registry.remote import Remote, open_remote
+from stereo.report import Silent
 from unit.distribution.publishing import VERSION, everything, release, signed
 
 MOST_MEMORY = 150 << 20
@@ -179,3 +184,24 @@ def test_killed_at_any_moment_a_reader_finds_all_or_nothing_and_the_next_run_fin
             assert everything(remote) == wanted
     assert halves, "no run was killed before it ended"
     note(f"publish: killed {halves} times, after {moments} requests of {requests}; always whole or not there")
+
+
+def test_a_version_that_leaves_a_registry_takes_along_only_what_is_its_own(test_tools: Path, tmp_path: Path) -> None:
+    dists = [release(tmp_path / version, version, content=version.encode()) for version in (VERSION, "2026.01.03.0")]
+    with real_registry(tmp_path / "registry", test_tools) as registry:
+        remote = remote_of(registry, "sample")
+        for dist in dists:
+            (tmp_path / f"{dist.name}-keys").mkdir()
+            signed(dist, tmp_path / f"{dist.name}-keys")
+            publish([dist], remote, floating=["latest"], report=Silent())
+        before = everything(remote)
+        assert retire(remote, 1, report=Silent()).versions == (VERSION,)
+        after = everything(remote)
+        assert after.items() < before.items()
+        assert VERSION not in after
+        assert after["latest"] == after["2026.01.03.0"]
+        gone = shipment_of(dists[0])
+        for document in (*gone.manifests.values(), *(one.data for one in gone.referrers)):
+            with pytest.raises(NotFound):
+                remote.get_manifest(digest_of(document))
+        assert retire(remote, 1, report=Silent()).versions == ()

@@ -8,7 +8,6 @@ import click
 
 from stereo.cli.measure import amount
 from stereo.cli.options import keep
-from stereo.cli.options import keep
 from stereo.cli.output import Output, safe, speaking
 from stereo.errors import UsageError
 
@@ -68,7 +67,6 @@ def publish(
     if place.kind == "static":
         hint = "publish to an OCI layout (`oci:DIR`), and have the web server offer that"
         raise UsageError("is a web server, and that takes nothing", where=reference, hint=hint)
-    keep(*dists)
     remote = open_remote(place, plain_http=plain_http)
     believed = load_policy(policy) if policy else None
     if attestations and (len(dists) != 1 or floating or policy):

@@ -78,18 +78,22 @@ def pieces(response: requests.Response, limits: Limits, *, most: int, whole: int
     `whole` is how many bytes there must be; a body without it must come within `limits.answer` seconds.
     """
     where, got = _host(response.url), 0
-    begun = marked = time.monotonic()
+    waited = late = 0.0  # seconds in all, and since there were bytes enough; of ours only, not of who reads us
     since = 0
     with response, explained(response.url):
-        while piece := response.raw.read1(_PIECE, decode_content=False):
+        while True:
+            begun = time.monotonic()
+            if not (piece := response.raw.read1(_PIECE, decode_content=False)):
+                break
+            took = time.monotonic() - begun
+            waited, late = waited + took, late + took
             got += len(piece)
             since += len(piece)
-            now = time.monotonic()
             if got > most:
                 raise DigestMismatch(f"sends more than the {most} bytes that it may", where=where)
             if since >= _SLOWEST:
-                since, marked = 0, now
-            elif now - marked > limits.stalled or (whole is None and now - begun > limits.answer):
+                since, late = 0, 0.0
+            if late > limits.stalled or (whole is None and waited > limits.answer):
                 raise Unreachable("sends too slowly", where=where)
             yield piece
     if whole is not None and got < whole:

@@ -232,6 +232,20 @@ def test_retry_after_is_heeded_up_to_a_limit(registry: HostileRegistry) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_who_reads_slowly_is_not_taken_for_a_slow_registry(layout: Path) -> None:
+    data = os.urandom(8 << 20)  # more than the system keeps for us
+    LayoutRemote(Reference("layout", path=str(layout))).put_blob(describe(data, media.OCTETS), data)
+    limits = Limits(connect=2, stalled=0.2, answer=1, attempts=1)
+    with HostileRegistry(layout) as registry:
+        remote = client(registry, limits=limits)
+        with remote.open_blob(describe(data, media.OCTETS)) as stream:
+            got = b""
+            for number, piece in enumerate(stream.pieces):
+                got += piece
+                time.sleep(0.3 if number < 3 else 0)
+        assert got == data
+
+
 def test_a_range_that_was_ignored_is_told(registry: HostileRegistry) -> None:
     registry.wrong("range-ignored")
     with client(registry).open_blob(BLOB, 1000) as stream:

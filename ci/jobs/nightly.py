@@ -17,6 +17,7 @@ from stereo.model.architecture import Architecture
 from stereo.model.mixtape import load_mixtape
 from stereo.paths import Checkout
 from stereo.pipeline.github import outputs
+from stereo.pipeline.login import added, logged_in
 from stereo.pipeline.published import manifest_of, remote_of
 from stereo.pipeline.release import Release, alone_in
 from stereo.pipeline.targets import Target
@@ -51,8 +52,9 @@ def nightly(
         return release_of(version=number, to=to, mixtapes=names, work=work, secrets=secrets, tags=(_TAG,), **chosen)
 
     everything = described(None, mixtapes)
-    targets = changed(everything, to, report)
-    number = decided_version(everything.work, to, targets, report) if targets else ""
+    with logged_in(to, secrets) as login, added(login):
+        targets = changed(everything, to, report)
+    number = decided_version(everything, targets, report) if targets else ""
     if only_plan:
         click.echo("\n".join(outputs(number, targets)))
         return

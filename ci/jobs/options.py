@@ -18,6 +18,7 @@ from stereo.cli.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.paths import Cache, Checkout
 from stereo.pipeline.jobs import SECRETS
+from stereo.pipeline.login import added, logged_in
 from stereo.pipeline.published import versions_taken
 from stereo.pipeline.record import write_json
 from stereo.pipeline.release import Release
@@ -164,21 +165,23 @@ def needs_version(version: str | None) -> str:
     return version
 
 
-def decided_version(work: Path, to: str, targets: tuple[Target, ...], report: Report) -> str:
+def decided_version(release: Release, targets: tuple[Target, ...], report: Report) -> str:
     """The number of the release that was begun here from this very checkout and not finished, or the next of today.
 
     Raises RegistryError.
     """
+    to = release.to or ""
     described = _described(to, targets)
     try:
-        pending = json.loads((work / _PENDING).read_text())
+        pending = json.loads((release.work / _PENDING).read_text())
         if pending["of"] == described and not pending["finished"]:
             report.note(f"going on with {pending['version']}, which was begun here")
             return str(pending["version"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    return next_version(today, versions_taken(to, dict.fromkeys(target.mixtape for target in targets)))
+    with logged_in(to, release.secrets) as login, added(login):
+        return next_version(today, versions_taken(to, dict.fromkeys(target.mixtape for target in targets)))
 
 
 def note_release(release: Release, *, finished: bool) -> None:

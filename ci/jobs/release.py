@@ -78,7 +78,7 @@ def release(
     wanted = described(version)
     place_of(wanted, wanted.mixtapes[0])  # what can never be published to is refused before hours of work
     if only_plan:
-        number = wanted.version or decided_version(wanted.work, to, wanted.targets, report)
+        number = wanted.version or decided_version(wanted, wanted.targets, report)
         click.echo("\n".join(outputs(number, wanted.targets)))
         return
     if not wanted.key and "sign" not in skip:
@@ -86,7 +86,7 @@ def release(
         raise UsageError("to sign with which key?", where="--key", hint=hint)
     with alone_in(wanted.work):
         if not wanted.version:
-            wanted = described(decided_version(wanted.work, to, wanted.targets, report))
+            wanted = described(decided_version(wanted, wanted.targets, report))
         carried_out(out, wanted, frozenset(skip), report)
 
 

@@ -6,7 +6,6 @@ It is decided here, before a build, and handed in: a build itself asks neither t
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterable
 
 from stereo.errors import StereoError
@@ -26,8 +25,3 @@ def next_version(day: datetime.date, taken: Iterable[str]) -> str:
     if number > _HIGHEST:
         raise StereoError(f"there is no version left on {day}", where=prefix + str(_HIGHEST), hint="wait for tomorrow")
     return f"{prefix}{number}"
-
-
-def in_order(tags: Iterable[str]) -> list[str]:
-    """The versions among `tags`, the latest first."""
-    return sorted(filter(is_release, tags), key=lambda tag: [int(part) for part in re.split(r"\.", tag)], reverse=True)

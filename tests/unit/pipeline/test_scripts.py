@@ -32,9 +32,9 @@ def test_every_script_explains_itself_with_examples(name: str, tmp_path: Path) -
     assert "--json" in said
 
 
-def test_every_script_is_of_a_job_or_known_by_name() -> None:
+def test_every_job_has_its_script_and_every_script_can_be_started() -> None:
     scripts = {path.name for path in (ROOT / "ci").iterdir() if path.is_file() and not path.suffix}
-    assert scripts == {*NAMES, "bench", "prepare"}
+    assert {*NAMES, "prepare"} <= scripts
     assert [name for name in scripts if not os.access(ROOT / "ci" / name, os.X_OK)] == []
 
 

@@ -8,13 +8,13 @@ anywhere and run again, it finishes; a version that is there with other bytes st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stereo.check.verify import verify
 from stereo.distribution.merge import is_older, merged_index, version_of
+from stereo.distribution.parallel import side_by_side
 from stereo.distribution.readback import refuse_lost_blobs, refuse_lost_documents, refuse_lost_referrers
 from stereo.distribution.shipment import (
     Blob,
@@ -31,7 +31,7 @@ from stereo.registry import media
 from stereo.registry.documents import Descriptor, describe, digest_of
 from stereo.registry.errors import NotFound, RegistryError
 from stereo.registry.parse import parse_artifact
-from stereo.registry.remote import Remote
+from stereo.registry.remote import Advance, Remote
 from stereo.report import Report
 from stereo.trust.dist import examine
 from stereo.trust.policy import Policy
@@ -176,22 +176,15 @@ def _index_with(remote: Remote, shipments: Sequence[Shipment]) -> bytes:
 
 def _send(remote: Remote, blobs: Sequence[Blob], report: Report, jobs: int) -> int:
     """Store all blobs that are not there, side by side; returns the bytes that were sent."""
-    with (
-        report.progress("Publishing", sum(blob.descriptor.size for blob in blobs)) as progress,
-        ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="publish") as pool,
-    ):
 
-        def send(blob: Blob) -> int:
-            if remote.put_blob(blob.descriptor, blob.content, progress.advance):
-                return blob.descriptor.size
-            progress.advance(blob.descriptor.size)
-            return 0
+    def send(blob: Blob, advance: Advance) -> int:
+        if remote.put_blob(blob.descriptor, blob.content, advance):
+            return blob.descriptor.size
+        advance(blob.descriptor.size)
+        return 0
 
-        try:
-            return sum(done.result() for done in [pool.submit(send, blob) for blob in blobs])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    total = sum(blob.descriptor.size for blob in blobs)
+    return sum(side_by_side("Publishing", total, blobs, send, report, jobs=jobs))
 
 
 def _send_referrers(remote: Remote, shipments: Sequence[Shipment], report: Report) -> None:

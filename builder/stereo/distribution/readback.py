@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
+from stereo.distribution.parallel import side_by_side
 from stereo.distribution.shipment import Blob
 from stereo.registry.documents import Descriptor, digest_of
 from stereo.registry.errors import DigestMismatch, NotFound, RegistryError
-from stereo.registry.remote import Remote, checked_blob
+from stereo.registry.remote import Advance, Remote, checked_blob
 from stereo.report import Report
 
 _AGAIN = "publish again: what is missing is sent again, and no tag names it before"
@@ -21,26 +21,18 @@ def refuse_lost_blobs(remote: Remote, blobs: Iterable[Blob], report: Report, *, 
     """
     descriptors = [blob.descriptor for blob in blobs]
     reads = remote.reference.kind == "layout"
-    with (
-        report.progress("Reading back", sum(one.size for one in descriptors)) as progress,
-        ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="readback") as pool,
-    ):
 
-        def check(blob: Descriptor) -> None:
-            if reads:
-                for _ in checked_blob(remote, blob, progress.advance):
-                    pass
-                return
-            if not remote.has_blob(blob):
-                raise NotFound(f"blob {blob.digest} is gone again", where=str(remote.reference), hint=_AGAIN)
-            progress.advance(blob.size)
+    def check(blob: Descriptor, advance: Advance) -> None:
+        if reads:
+            for _ in checked_blob(remote, blob, advance):
+                pass
+            return
+        if not remote.has_blob(blob):
+            raise NotFound(f"blob {blob.digest} is gone again", where=str(remote.reference), hint=_AGAIN)
+        advance(blob.size)
 
-        try:
-            for done in [pool.submit(check, one) for one in descriptors]:
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    total = sum(blob.size for blob in descriptors)
+    side_by_side("Reading back", total, descriptors, check, report, jobs=jobs)
 
 
 def refuse_lost_documents(remote: Remote, documents: Iterable[bytes]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stereo.distribution.merge import TakenError
+from stereo.distribution.parallel import side_by_side
 from stereo.distribution.publish import publish, publish_statements
 from stereo.distribution.shipment import cosign_tag, shipment_of
 from stereo.errors import StereoError, UsageError
@@ -17,6 +18,7 @@ from stereo.registry.documents import Descriptor, documents_of, image_index, ind
 from stereo.registry.errors import DigestMismatch, NotFound, RegistryError
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_artifact, parse_index
+from stereo.registry.remote import Advance
 from stereo.report import Silent
 from stereo.trust.policy import Policy, policy_of_keys
 from unit.distribution.publishing import NOW, VERSION, Killed, Recorder, everything, layout, release, signed
@@ -278,3 +280,25 @@ def test_what_has_the_tag_and_is_no_mixtape_stays(signed_dist: Path, tmp_path: P
     with pytest.raises(TakenError, match="another-mixtape"):
         go(signed_dist, remote)
     assert remote.get_manifest(VERSION)[1] == strangers
+
+
+def test_what_a_registry_does_not_list_is_noticed_before_the_tag(signed_dist: Path, tmp_path: Path) -> None:
+    class Forgetful(LayoutRemote):
+        def referrers(self, digest: str) -> list[Descriptor]:
+            return super().referrers(digest)[1:]
+
+    remote = Forgetful(layout(tmp_path / "r").reference)
+    with pytest.raises(RegistryError, match="does not list"):
+        go(signed_dist, remote)
+    assert VERSION not in remote.tags()
+
+
+def test_a_blob_that_fails_ends_the_others() -> None:
+    def work(item: str, advance: Advance) -> None:
+        if item == "fails":
+            raise StereoError("no more room")
+        while True:  # as one that has gigabytes to go
+            advance(1)
+
+    with pytest.raises(StereoError, match="no more room"):
+        side_by_side("Publishing", 2, ["endless", "fails"], work, Silent(), jobs=2)

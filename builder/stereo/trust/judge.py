@@ -300,12 +300,18 @@ def _refuse_a_second(row: Accepted, accepted: Sequence[Accepted]) -> None:
 
 
 def _missing(policy: Policy, accepted: Sequence[Accepted]) -> Iterator[Refusal]:
+    # Who made a release proves nothing by making it again: a rebuilder is somebody else.
+    makers = {row.keyid for row in accepted if row.kind is not Kind.REBUILD}
     for kind, wanted in policy.require.numbers.items():
-        there = sum(row.kind is kind for row in accepted)
+        rows = [row for row in accepted if row.kind is kind]
+        own = [row.signer for row in rows if kind is Kind.REBUILD and row.keyid in makers]
+        there = len(rows) - len(own)
         if there < wanted:
             message = (
                 f"{wanted} wanted by different keys, and {there or 'none'} that {'count' if there > 1 else 'counts'}"
             )
+            if own:
+                message += f"; {_listed(own)} signed the release itself, and is no independent rebuilder of it"
             yield Refusal(f"{kind.value} statement", Reason.MISSING, message, _GET_MORE[kind], fails=True)
 
 

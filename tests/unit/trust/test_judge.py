@@ -73,8 +73,8 @@ def test_a_statement_of_a_believed_key_counts(name: str) -> None:
 
 
 def test_every_kind_is_counted_by_itself() -> None:
-    policy = believing((key("owner"), EVERY_ROLE), provenance=1, rebuilders=1)
-    rows = [statement(kind, key("owner")) for kind in EVERY_ROLE]
+    policy = believing((key("owner"), EVERY_ROLE), (key("other"), EVERY_ROLE), provenance=1, rebuilders=1)
+    rows = [statement(kind, key("other" if kind == "rebuild" else "owner")) for kind in EVERY_ROLE]
     assert judged(policy, *rows).ok
     for left_out in range(3):
         judgement = judged(policy, *rows[:left_out], *rows[left_out + 1 :])
@@ -110,6 +110,14 @@ def test_rebuilders_are_counted_by_their_keys(signers: int, satisfied: bool) -> 
     policy = believing((key("owner"), ("release",)), *((one, ("rebuild",)) for one in rebuilders), rebuilders=2)
     rows = [statement("rebuild", one) for one in rebuilders[:signers]]
     assert judged(policy, statement("release", key("owner")), *rows).ok is satisfied
+
+
+def test_who_signed_the_release_is_no_rebuilder_of_it() -> None:
+    policy = believing((key("owner"), EVERY_ROLE), rebuilders=1)
+    judgement = judged(policy, statement("rebuild", key("owner")), statement("release", key("owner")))
+    (row,) = judgement.refusals
+    assert (row.reason, judgement.ok) == (Reason.MISSING, False)
+    assert "key-0 signed the release itself, and is no independent rebuilder of it" in row.message
 
 
 # Refused

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,44 @@ def test_a_version_that_leaves_a_registry_takes_along_only_what_is_its_own(test_
             with pytest.raises(NotFound):
                 remote.get_manifest(digest_of(document))
         assert retire(remote, 1, report=Silent()).versions == ()
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(stereo: Stereo, tmp_path: Path) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    class Mute(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+        def answer(self, status: int, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.answer(404)
+
+        do_HEAD = do_GET  # noqa: N815 - http.server looks for that name
+
+        def do_POST(self) -> None:
+            self.answer(202, Location="/v2/sample/blobs/uploads/1")
+
+        def do_PUT(self) -> None:
+            asked.set()
+            ended.wait(60)
+
+    dist = release(tmp_path / "dist")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        argv = stereo.argv("publish", dist, "--to", f"127.0.0.1:{server.server_port}/sample", "-q")
+        child = subprocess.Popen(argv, env=stereo.environment(), stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            assert asked.wait(30)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(15) == 130  # by itself it would give up after 30 seconds
+        finally:
+            child.kill()
+            child.wait()
+            ended.set()
+            server.shutdown()

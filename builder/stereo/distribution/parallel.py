@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from stereo.registry.remote import Advance
@@ -33,23 +34,43 @@ def side_by_side(
     of them raises is raised here.
     """
     stop = threading.Event()
-    with (
-        report.progress(doing, total) as progress,
-        ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="blob") as pool,
-    ):
+    waiting: SimpleQueue[tuple[int, Item]] = SimpleQueue()
+    ended: SimpleQueue[tuple[int, Result] | BaseException] = SimpleQueue()
+    for numbered in enumerate(items):
+        waiting.put(numbered)
+    with report.progress(doing, total) as progress:
 
         def advance(count: int) -> None:
             if stop.is_set():
                 raise _StoppedError
             progress.advance(count)
 
+        def serve() -> None:
+            with suppress(Empty):
+                while not stop.is_set():
+                    number, item = waiting.get_nowait()
+                    try:
+                        ended.put((number, work(item, advance)))
+                    except BaseException as error:  # raised again, below
+                        ended.put(error)
+
+        # Daemons: on Ctrl-C nobody waits for a server that does not answer.
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(jobs, len(items)))]
+        for thread in threads:
+            thread.start()
+        done: dict[int, Result] = {}
         try:
-            futures = [pool.submit(work, item, advance) for item in items]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            return [future.result() for future in futures]
+            while len(done) < len(items):
+                found = ended.get()
+                if isinstance(found, BaseException):
+                    raise found
+                done[found[0]] = found[1]
+        except Exception:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            raise
         except BaseException:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
+        return [done[number] for number in range(len(items))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -389,3 +390,21 @@ def test_a_manifest_that_promises_other_bytes_than_mixtape_toml_is_refused(
     remote.put_manifest(json.dumps(index).encode(), index["mediaType"], OLD)
     with pytest.raises(Malformed, match="as bzImage"):
         get(layout)
+
+
+# No room
+
+
+def test_a_full_disk_is_told_and_what_came_is_kept(
+    layout: Reference, releases: dict[str, Path], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, view: memoryview, position: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stereo.distribution.receive.os.pwrite", full)
+        with pytest.raises(StereoError, match="no space is left") as error:
+            get(layout)
+    assert error.value.hint
+    assert not (data / "dists" / "sample-mixtape" / OLD / "x86_64").exists()
+    assert same(get(layout).path, releases[OLD])

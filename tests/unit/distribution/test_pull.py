@@ -27,6 +27,7 @@ from stereo.errors import StereoError, UsageError
 from stereo.holding import holding
 from stereo.model.manifest import MANIFEST_FILE, parse_manifest
 from stereo.model.pulled import parse_pulled
+from stereo.registry import media
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import DigestMismatch, Malformed, NotFound, RegistryError
 from stereo.registry.layout import LayoutRemote
@@ -408,3 +409,32 @@ def test_a_full_disk_is_told_and_what_came_is_kept(
     assert error.value.hint
     assert not (data / "dists" / "sample-mixtape" / OLD / "x86_64").exists()
     assert same(get(layout).path, releases[OLD])
+
+
+def test_a_flipped_bit_in_any_document_or_blob_is_caught_and_named(
+    signed: tuple[Reference, Policy, Policy], tmp_path: Path
+) -> None:
+    reference, policy, _ = signed
+    good = tree(get(reference, policy, folder=tmp_path / "good", formats=("raw", "qcow2")).path)
+    unread = []
+    for number, blob in enumerate(sorted((Path(reference.path) / "blobs" / "sha256").iterdir())):
+        content = bytearray(blob.read_bytes())
+        content[len(content) // 2] ^= 1
+        blob.write_bytes(content)
+        here, refused = tmp_path / f"here-{number}", ""
+        try:
+            get(reference, policy, folder=here, formats=("raw", "qcow2"))
+        except StereoError as error:
+            refused = str(error)
+        content[len(content) // 2] ^= 1
+        blob.write_bytes(content)
+        if refused:
+            files = [name for name in good if hashlib.sha256(good[name]).hexdigest() == blob.name]
+            assert any(name in refused for name in (blob.name, *files)), refused
+            assert not here.exists()
+        else:  # nothing of it was needed
+            assert tree(here) == good
+            unread.append(bytes(content))
+    # SBOMs are known by their digests, frames are for updates, and one document is for cosign.
+    assert {json.loads(data).get("artifactType", "") for data in unread} <= {"", *media.SBOMS.values(), media.DSSE}
+    assert len(unread) <= 6

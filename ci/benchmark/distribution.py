@@ -52,7 +52,7 @@ class Bench:
         """The dist of the checkout as it is now, as a release."""
         with self.report.step(f"Building {self.ours.mixtape} {version}"):
             words = ["build", self.ours.mixtape, "--level", str(self.ours.level), "--version", version]
-            self.ours.stereo(*words, "--output-dir", str(self.folder / "dist"))
+            self.ours.stereo(*words, "--output-dir", str(self.folder / "dist"), cwd=self.folder)
         return next((self.folder / "dist" / self.ours.mixtape / version).iterdir())
 
     def stereo(self, *words: str) -> Timed:

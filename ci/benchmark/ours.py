@@ -80,11 +80,11 @@ class Ours:
         """./stereo verify of the last dist."""
         return self.stereo("verify", str(self.dist))
 
-    def stereo(self, *words: str) -> Timed:
-        """One run of ./stereo, to its end. Raises StereoError if it fails."""
+    def stereo(self, *words: str, cwd: Path | None = None) -> Timed:
+        """One run of ./stereo in `cwd` (default: the work folder), to its end. Raises StereoError if it fails."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("STEREO_", "_STEREO_"))}
         env["STEREO_CACHE"] = str(self.work / "cache")
-        return timed([self.checkout / "stereo", *words], cwd=self.work, env=env, log=self.work / "ours.log")
+        return timed([self.checkout / "stereo", *words], cwd=cwd or self.work, env=env, log=self.work / "ours.log")
 
     def files(self) -> list[Path]:
         """The files of the last dist."""

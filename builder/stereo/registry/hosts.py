@@ -16,6 +16,7 @@ there must prove to have the name.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -37,6 +38,7 @@ _KNOWN = {
 
 _CONFIG_KEYS = {"docker.io": ("https://index.docker.io/v1/", "index.docker.io")}
 _PORTS = {"http": 80, "https": 443}
+_NETLOC = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
 def api_host(host: str) -> str:
@@ -132,9 +134,14 @@ def is_inside(host: str) -> bool:
 
 
 def _split(url: str) -> SplitResult | None:
+    """The parts of an address; None if its host is not written so that everybody who reads it sees the same one.
+
+    Who judges an address and who connects to it are two parsers: of "https://a.example\\.b.example/" one sees a host
+    below b.example, the other a.example and a path.
+    """
     try:
         parts = urlsplit(url)
-        return parts if parts.port is None or parts.port else None
+        return parts if _NETLOC.fullmatch(parts.netloc.rpartition("@")[2]) and parts.port != 0 else None
     except ValueError:
         return None
 

@@ -64,6 +64,28 @@ def test_and_from_nowhere_else(location: str) -> None:
         PUBLIC.own(BASE, location, "the next page")
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example\\.docker.com",
+        "evil.example:443\\.docker.com",
+        "10.0.0.1\\.docker.com",
+        "evil.example%2f.docker.com",
+        "evil.example%00.docker.com",
+        "evil example.docker.com",
+        "evil\u3002example.docker.com",
+        "[::1].docker.com",
+    ],
+)
+def test_a_host_that_parsers_read_differently_is_not_the_one_that_is_permitted(host: str) -> None:
+    """requests asks what stands before a backslash; a suffix that is permitted behind it must not help."""
+    hosts = Hosts("docker.io", "https")
+    assert hosts.blob_source(hosts.base, "https://cdn.docker.com/x")
+    for check in (hosts.token_server, lambda url: hosts.blob_source(hosts.base, url)):
+        with pytest.raises(Denied):
+            check(f"https://{host}/x")
+
+
 def test_another_port_of_this_machine_is_another_host() -> None:
     assert LOCAL.blob_source(LOCAL.base, "/x") == "http://127.0.0.1:5000/x"
     for location in ("http://127.0.0.1:6000/x", "http://localhost:5000/x", "https://127.0.0.1:5000/x"):

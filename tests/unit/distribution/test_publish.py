@@ -302,3 +302,59 @@ def test_a_blob_that_fails_ends_the_others() -> None:
 
     with pytest.raises(StereoError, match="no more room"):
         side_by_side("Publishing", 2, ["endless", "fails"], work, Silent(), jobs=2)
+
+
+def test_a_document_that_is_damaged_before_the_tag_is_noticed(signed_dist: Path, tmp_path: Path) -> None:
+    digest = shipment_of(signed_dist).subject.digest.removeprefix("sha256:")
+    place = tmp_path / "r/blobs/sha256" / digest
+    remote = Recorder(tmp_path / "r", after=_once("tag cosign", lambda: place.write_bytes(b"{}")))
+    with pytest.raises(DigestMismatch):
+        go(signed_dist, remote)
+    assert VERSION not in remote.tags()
+
+
+@pytest.mark.parametrize("media_type", [media.IMAGE_INDEX, media.IMAGE_MANIFEST])
+def test_a_registry_that_gives_back_something_else_gets_no_tag(
+    media_type: str, signed_dist: Path, tmp_path: Path
+) -> None:
+    class Lying(LayoutRemote):
+        def get_manifest(self, version: str) -> tuple[Descriptor, bytes]:
+            described, document = super().get_manifest(version)
+            lies = version == described.digest and described.media_type == media_type
+            return described, document + b" " if lies else document
+
+    remote = Lying(layout(tmp_path / "r").reference)
+    with pytest.raises(DigestMismatch, match="something else"):
+        go(signed_dist, remote)
+    assert VERSION not in remote.tags()
+
+
+def test_a_newer_release_that_came_meanwhile_keeps_its_floating_tag(signed_dist: Path, tmp_path: Path) -> None:
+    def meddle() -> None:
+        go(newer, layout(tmp_path / "r"), floating=["latest"])
+
+    newer = release(tmp_path / "newer", "2026.01.03.0")
+    remote = Recorder(tmp_path / "r", after=_once(f"tag {VERSION}", meddle))
+    with pytest.raises(UsageError, match=r"names 2026\.01\.03\.0, which is newer"):
+        go(signed_dist, remote, floating=["latest"])
+    assert everything(remote)["latest"] == everything(remote)["2026.01.03.0"]
+
+
+def test_what_changes_after_the_floating_tag_is_still_noticed(signed_dist: Path, tmp_path: Path) -> None:
+    def meddle() -> None:
+        other_architecture(signed_dist, layout(tmp_path / "r"))
+
+    remote = Recorder(tmp_path / "r", after=_once("tag latest", meddle))
+    go(signed_dist, remote, floating=["latest"])
+    assert remote.get_manifest("latest") == remote.get_manifest(VERSION)
+    assert len(parse_index(remote.get_manifest(VERSION)[1]).entries) == 4
+
+
+def test_checksums_of_something_else_are_refused(tmp_path: Path) -> None:
+    dist = release(tmp_path / "dist")
+    signed(dist, tmp_path)
+    sums = dist / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace("bzImage", "initrd2"))
+    with pytest.raises(StereoError, match="SHA256SUMS: checksums"):
+        go(dist, layout(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()

@@ -260,9 +260,10 @@ def test_statements_of_others_are_added_to_what_is_published(tmp_path: Path) -> 
     go(dist, remote)
     tags = everything(remote)
     subject = shipment_of(dist).subject
-    signed(dist, tmp_path, "second")
+    theirs = release(tmp_path / "theirs")
+    signed(theirs, tmp_path, "second")
     remote.changes.clear()
-    done = publish_statements(dist, remote, report=Silent(), jobs=1)
+    done = publish_statements(theirs, remote, report=Silent(), jobs=1)
     assert done.digest == tags[VERSION] == everything(remote)[VERSION]
     assert {change.split()[0] for change in remote.changes} == {"blob", "referrer", "tag"}
     found = [one for one in remote.referrers(subject.digest) if one.artifact_type == media.DSSE]

@@ -1,4 +1,5 @@
-"""docs/security.md promises nothing that no test holds: each row of its tables names tests, and those exist."""
+"""docs/security.md and docs/supply-chain.md promise nothing that no test holds: each row of their tables names tests,
+and those exist."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/security.md"
+PAGES = ("security.md", "supply-chain.md")
 PROVEN = "proven by"
 NOT_PROVEN = "not: "  # how a row says that nothing proves it; only faults of the original may have such rows
 _REFERENCE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[[^\]`]*\])?`")
@@ -21,14 +22,14 @@ _REFERENCE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[[^\]`]*\])?`")
 class Row(NamedTuple):
     """A row of a table whose last column says what proves it."""
 
-    line: int
+    place: str
     what: str
     proof: str
     may_be_open: bool
 
 
-def rows(text: str) -> Iterator[Row]:
-    """Every row of every such table."""
+def rows(text: str, page: str = "") -> Iterator[Row]:
+    """Every row of every such table of a page."""
     head: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.startswith("|"):
@@ -38,8 +39,8 @@ def rows(text: str) -> Iterator[Row]:
         if not head:
             head = cells
         elif head[-1] == PROVEN and not set(line) <= set("|-: "):
-            assert len(cells) == len(head), f"line {number}: {len(cells)} cells under {len(head)} heads"
-            yield Row(number, cells[0], cells[-1], head[0] == "fault")
+            assert len(cells) == len(head), f"{page}:{number}: {len(cells)} cells under {len(head)} heads"
+            yield Row(f"{page}:{number}", cells[0], cells[-1], head[0] == "fault")
 
 
 @cache
@@ -64,15 +65,17 @@ def problems(row: Row) -> list[str]:
     return wrong
 
 
-CLAIMS = list(rows(PAGE.read_text()))
+CLAIMS = [row for page in PAGES for row in rows((ROOT / "docs" / page).read_text(), page)]
 
 
-def test_there_are_claims_and_faults() -> None:
-    assert len([row for row in CLAIMS if not row.may_be_open]) > 50
-    assert len([row for row in CLAIMS if row.may_be_open]) > 20
+@pytest.mark.parametrize(("page", "claims", "faults"), [("security.md", 50, 20), ("supply-chain.md", 40, 5)])
+def test_there_are_claims_and_faults(page: str, claims: int, faults: int) -> None:
+    found = [row.may_be_open for row in CLAIMS if row.place.startswith(page)]
+    assert found.count(False) > claims
+    assert found.count(True) > faults
 
 
-@pytest.mark.parametrize("row", CLAIMS, ids=lambda row: f"line-{row.line}")
+@pytest.mark.parametrize("row", CLAIMS, ids=lambda row: row.place)
 def test_what_is_promised_is_proven(row: Row) -> None:
     assert problems(row) == [], row.what
 

@@ -84,6 +84,7 @@ class Ours:
         """One run of ./stereo in `cwd` (default: the work folder), to its end. Raises StereoError if it fails."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("STEREO_", "_STEREO_"))}
         env["STEREO_CACHE"] = str(self.work / "cache")
+        env["XDG_DATA_HOME"] = str(self.work / "data")  # what is built to be measured has no place in the user's store
         return timed([self.checkout / "stereo", *words], cwd=cwd or self.work, env=env, log=self.work / "ours.log")
 
     def files(self) -> list[Path]:
@@ -93,7 +94,7 @@ class Ours:
     def remove(self) -> None:
         """Free the room that the builds took."""
         sandbox.remove(self.work / "cache")
-        for name in ("checkout", "dist"):
+        for name in ("checkout", "dist", "data"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         (self.work / "result").unlink(missing_ok=True)
 

@@ -41,7 +41,7 @@ _MOST_REFERRERS = 300
 class Offer:
     """What a remote has. `digest` is that of the index, `subject` of the manifest that statements refer to.
 
-    `blobs` has the layers of the chosen formats by file name, `left` the names of the formats that were not chosen.
+    `blobs` has what there is to fetch by file name: the layers of the chosen formats, and the SBOMs. `size` is theirs.
     """
 
     digest: str

@@ -75,13 +75,13 @@ def _remove(remote: Remote, digest: str) -> None:
 def _documents(remote: Remote, described: Descriptor, document: bytes, there: dict[str, str]) -> Iterator[str]:
     """The digests of all documents of a version, its index first. `there` is digest by tag, of the books."""
     yield described.digest
-    entries: Iterable[Descriptor] = ()
+    yield from _books(described, there)
+    entries: Iterable[Descriptor] = (described,)
     if described.media_type == media.IMAGE_INDEX:
         try:
             entries = parse_index(document).entries
         except Malformed:  # no mixtape, so only the document itself is known
             return
-    yield from _books(described, there)
     for entry in entries:
         yield entry.digest
         yield from (one.digest for one in remote.referrers(entry.digest))

@@ -10,7 +10,9 @@ import pytest
 
 from stereo.distribution.publish import publish
 from stereo.distribution.retention import DAY, Retired, retire
+from stereo.distribution.shipment import cosign_tag, shipment_of
 from stereo.errors import UsageError
+from stereo.registry import media
 from stereo.registry.errors import NotFound
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_index
@@ -74,6 +76,19 @@ def test_nothing_of_a_removed_version_is_left(remote: LayoutRemote, dists: tuple
     for number in (1, 3):
         publish([dists[number]], other, report=Silent(), now=NOW, jobs=1)
     assert blobs(remote).keys() == blobs(other).keys()
+
+
+def test_a_manifest_of_an_old_version_that_has_a_tag_of_its_own_stays_with_what_refers_to_it(
+    remote: LayoutRemote, dists: tuple[Path, ...]
+) -> None:
+    shipment = shipment_of(dists[0])
+    remote.put_manifest(shipment.manifests["raw"], media.IMAGE_MANIFEST, "pinned")
+    referring = {one.digest for one in remote.referrers(shipment.subject.digest)}
+    long_ago(remote)
+    assert VERSIONS[0] in go(remote, 1).versions
+    assert everything(remote)["pinned"] == shipment.subject.digest
+    assert {one.digest for one in remote.referrers(shipment.subject.digest)} == referring
+    assert cosign_tag(shipment.subject) in remote.tags()
 
 
 def test_where_there_is_room_nothing_goes(remote: LayoutRemote) -> None:

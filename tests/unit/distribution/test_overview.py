@@ -143,3 +143,15 @@ def test_who_does_not_tell_what_it_has_is_no_dead_end() -> None:
     with pytest.raises(StereoError) as refused:
         search(parse_root("http://127.0.0.1:9/mixtapes"), "", plain_http=True)
     assert refused.value.hint
+
+
+def test_what_is_listed_and_refers_to_something_else_is_not_told(remote: LayoutRemote) -> None:
+    class Lying(LayoutRemote):
+        def referrers(self, digest: str) -> list[Descriptor]:
+            return [*super().referrers(digest), strange]
+
+    other = Descriptor(media.IMAGE_MANIFEST, "sha256:" + "0" * 64, 1)
+    blob = describe(b"{}", media.CYCLONEDX, title="of-something-else.json")
+    remote.put_blob(blob, b"{}")
+    strange = remote.put_manifest(referrer(other, media.CYCLONEDX, [blob], {}), media.IMAGE_MANIFEST)
+    assert overview_of(Lying(remote.reference), None) == overview_of(remote, None)

@@ -24,7 +24,7 @@ PLACE = "REF=registry.example.org/mixtapes/base:2026.01.31.0"
 
 @dataclass(frozen=True)
 class Published:
-    """A release in a registry, and the keys that a stranger got from elsewhere: release.* signed it, other.* did not."""
+    """A release in a registry. The key release.* signed it and other.* did not; a stranger got both from elsewhere."""
 
     reference: str
     registry: RealRegistry

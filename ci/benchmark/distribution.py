@@ -64,6 +64,7 @@ class Bench:
         homes = {name: str(self.folder / "home" / name) for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME")}
         env = {**os.environ, **homes, "PYTHONPATH": ":".join(sorted(packages))}
         env.pop("STEREO_POLICY", None)
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # as the launcher starts it: compiled once, not in every run
         return timed([*_STEREO, *words], cwd=self.folder, env=env, log=self.folder / "log")
 
     def forget(self) -> None:

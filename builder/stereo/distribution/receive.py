@@ -23,7 +23,8 @@ from stereo.artifacts.zst import LARGEST_WINDOW
 from stereo.registry.errors import DigestMismatch
 
 PIECE = 1 << 20
-_WAITING = 4  # pieces in a queue
+_WAITING = 8  # pieces in a queue
+_FLUSHED = 32 << 20
 _GRAIN = 64 << 10  # zeros of this size, at such a border, become a hole
 _ZEROS = bytes(_GRAIN)
 
@@ -112,6 +113,9 @@ class Unpacking:
             while (data := self._plain.get()) is not None:
                 _write_sparse(file.fileno(), data, offset)
                 offset += len(data)
+                if offset % _FLUSHED == 0:
+                    # Has the kernel begin to write back, and waits for nothing: else all of it waits for the fsync.
+                    os.posix_fadvise(file.fileno(), offset - _FLUSHED, _FLUSHED, os.POSIX_FADV_DONTNEED)
             file.truncate(offset)
 
     def _hash(self) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from stereo.artifacts.region import FormatError, OpenFile
 from stereo.assemble.dist import read_manifest_with_digest
-from stereo.assemble.files import failures_explained, settle, settle_folder
+from stereo.assemble.files import failures_explained, open_plain, settle, settle_folder
 from stereo.assemble.place import locked, publish
 from stereo.check import disk
 from stereo.distribution.offer import Offer
@@ -28,13 +28,11 @@ from stereo.dists.use import Users, in_use
 from stereo.errors import StereoError, UsageError
 from stereo.holding import seize
 from stereo.model.architecture import Architecture
-from stereo.model.manifest import DISK_FILES, MANIFEST_FILE, PULLED, SIGNATURE_FILES, is_release
+from stereo.model.manifest import DISK_FILES, MANIFEST_FILE, PULLED, is_release
 from stereo.model.pulled import MAX_PULLED, Pulled, parse_pulled, render_pulled
 from stereo.paths import user_data
-from stereo.registry.errors import DigestMismatch
 from stereo.registry.reference import Reference
 from stereo.report import Report
-from stereo.trust.sums import render_sums
 
 _ABANDONED = 7 * 86400.0  # seconds after which nobody comes back to a pull
 
@@ -55,6 +53,8 @@ class Target:
             arch = Architecture.from_system(manifest.arch).value
             return cls(store / manifest.name / manifest.version / arch, user_data() / "pulls" / name)
         path = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay
+        if not path.name:
+            raise UsageError("is no place for a dist", where=str(path), hint="name a folder of its own")
         return cls(path, path.with_name(f".{path.name}.pull-{name}"))
 
     def holds(self, offer: Offer) -> bool:
@@ -91,6 +91,18 @@ class Target:
             raise UsageError("is no dist, so it is not replaced", where=str(self.path), hint="name another folder")
         if who := in_use(self.path, users()):
             raise StereoError(f"is in use by {who}", where=str(self.path), hint="end that first")
+
+
+def refuse_another(offer: Offer, reference: Reference, store: Path) -> None:
+    """Raises StereoError if another mixtape than this one came from the same place before.
+
+    A repository has no signature that says whose it is: who holds it could hand out another mixtape of the same signer.
+    """
+    for entry in entries(store):
+        if entry.name != offer.manifest.name and _origin(entry.place) == quote(reference.name, safe=_SAFE):
+            what = f"has {offer.manifest.name} now, and {entry.name} was pulled from there before"
+            hint = f"somebody exchanged it; if that is right, first `stereo dists remove {entry.name}:{entry.version}`"
+            raise StereoError(what, where=str(reference), hint=hint)
 
 
 def refuse_older(offer: Offer, reference: Reference, store: Path, *, allow: bool) -> None:
@@ -135,6 +147,8 @@ def workplace(target: Target, offer: Offer, report: Report) -> Iterator[Path]:
                     break
             os.close(held)
         stack.callback(os.close, held)
+        if os.fstat(held).st_uid != os.geteuid():  # beside --output-dir anybody may have made it, and alter what comes
+            raise StereoError("belongs to somebody else", where=str(target.work), hint="remove it, or pull elsewhere")
         wanted = {*offer.blobs, *(name for each in offer.formats for name in DISK_FILES[each])}
         for path in target.work.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -148,11 +162,8 @@ def workplace(target: Target, offer: Offer, report: Report) -> Iterator[Path]:
 def complete(folder: Path, offer: Offer, reference: Reference, beside: Mapping[str, bytes]) -> None:
     """Lay the small things beside the files, check what would make `verify` fail, and bring all to the disk.
 
-    `beside` are signature files and statements by path. Raises `DigestMismatch`, StereoError, OSError.
+    `beside` are signature files and statements by path. Raises StereoError, OSError.
     """
-    sums = render_sums(offer.digests)
-    if beside.get(SIGNATURE_FILES[0], sums) != sums:
-        raise DigestMismatch("is not that of the files", where=SIGNATURE_FILES[0])
     origin = Pulled(reference=quote(reference.name, safe=_SAFE), digest=offer.digest, formats=offer.formats)
     for name, data in {**beside, PULLED: render_pulled(origin)}.items():
         path = folder / name
@@ -229,8 +240,8 @@ _SAFE = "/:@+~=,()[]"
 
 def _origin(place: Path) -> str | None:
     try:
-        with (place / PULLED).open("rb") as file:
-            return parse_pulled(file.read(MAX_PULLED + 1)).reference
+        with open_plain(place / PULLED) as file:
+            return parse_pulled(file.read(MAX_PULLED + 1) or b"").reference
     except (OSError, StereoError):
         return None
 

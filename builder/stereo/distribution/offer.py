@@ -61,10 +61,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Said:
-    """What refers to an offer: signed statements and signature files by name, none of them believed yet."""
+    """What refers to an offer, none of it believed yet: statements by name; signature files by name, as often as it
+    was signed.
+    """
 
     statements: tuple[tuple[str, bytes], ...]
-    signatures: Mapping[str, bytes]
+    signatures: tuple[Mapping[str, bytes], ...]
     frames: tuple[Descriptor, ...]
 
 
@@ -133,7 +135,7 @@ def _sboms(manifest: Manifest) -> Iterator[tuple[str, Descriptor]]:
 def read_said(remote: Remote, offer: Offer) -> Said:
     """What refers to the offer. Raises RegistryError, also when there is more than anybody reads."""
     statements: list[tuple[str, bytes]] = []
-    signatures: dict[str, bytes] = {}
+    signatures: list[Mapping[str, bytes]] = []
     indexes: list[Descriptor] = []
     left = MAX_SAID
     rows = [row for row in remote.referrers(offer.subject) if row.artifact_type in _READ]
@@ -143,6 +145,7 @@ def read_said(remote: Remote, offer: Offer) -> Said:
         artifact = parse_artifact(remote.get_manifest(row.digest)[1], "a referrer")
         if artifact.subject is None or artifact.subject.digest != offer.subject or artifact.artifact_type not in _READ:
             continue  # a list of referrers is signed by nobody, and may name what is not about this
+        files: dict[str, bytes] = {}
         for layer in artifact.layers:
             if artifact.artifact_type == media.FRAMES:
                 indexes.append(layer)
@@ -154,8 +157,10 @@ def read_said(remote: Remote, offer: Offer) -> Said:
                 name = layer.title or f"statement {number + 1}"
                 statements.append((name, small_blob(remote, layer, MAX_STATEMENT)))
             elif artifact.artifact_type == media.CHECKSUMS and layer.title in SIGNATURE_FILES:
-                signatures[layer.title] = small_blob(remote, layer, MAX_SIGNATURE_FILE)
-    return Said(tuple(statements), signatures, tuple(indexes))
+                files[layer.title] = small_blob(remote, layer, MAX_SIGNATURE_FILE)
+        if files:
+            signatures.append(files)
+    return Said(tuple(statements), tuple(signatures), tuple(indexes))
 
 
 _READ = (media.DSSE, media.CHECKSUMS, media.FRAMES)

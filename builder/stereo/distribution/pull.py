@@ -7,14 +7,16 @@ leaves what came, and the next pull of the same goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from stereo import dists
-from stereo.distribution.arrival import Target, arrive, complete, refuse_older, workplace
+from stereo.distribution.arrival import Target, arrive, complete, refuse_another, refuse_older, workplace
 from stereo.distribution.blobs import fetch
 from stereo.distribution.offer import Offer, Said, read_offer, read_said
 from stereo.distribution.partial import Patience, Traffic
@@ -22,11 +24,13 @@ from stereo.distribution.stock import Stock
 from stereo.dists.use import Users
 from stereo.errors import StereoError, shown
 from stereo.model.architecture import Architecture
-from stereo.model.manifest import ATTESTATIONS, Manifest
+from stereo.model.manifest import ATTESTATIONS, SIGNATURE_FILES, Manifest
 from stereo.model.pulled import Format
+from stereo.registry.errors import DigestMismatch
 from stereo.registry.reference import Reference
 from stereo.registry.remote import Remote
 from stereo.report import Report
+from stereo.trust.sums import render_sums
 
 if TYPE_CHECKING:
     from stereo.trust.judge import Judgement
@@ -91,9 +95,11 @@ def pull(
         offer = read_offer(remote, reference.version, options.arch, options.formats)
         said = read_said(remote, offer)
         judgement = _judged(offer, said, policy, now)
+    refuse_another(offer, reference, store)
     refuse_older(offer, reference, store, allow=options.allow_older)
     signers = tuple(row.signer for row in judgement.accepted) if judgement else None
-    attestations = {f"{ATTESTATIONS}/{name}": data for name, data in _attestations(said, report)}
+    attestations = {f"{ATTESTATIONS}/{name}": data for name, data in _attestations(said, judgement, report)}
+    beside = {**_signatures(said, offer, policy, report), **attestations}
     offer = _with_formats_there(remote, offer, options, store)
     target = Target.of(offer, options.folder, store)
     if target.holds(offer):
@@ -101,9 +107,10 @@ def pull(
     target.refuse_to_replace(offer, force=options.force, users=users)
     with workplace(target, offer, report) as folder:
         if target.holds(offer):  # somebody else pulled it while we waited
+            shutil.rmtree(folder)
             return Pulled(target.path, offer.manifest, offer.digest, was_there=True, signers=signers)
         traffic = _fetched(remote, offer, said, folder, options, store, report)
-        complete(folder, offer, reference, {**said.signatures, **attestations})
+        complete(folder, offer, reference, beside)
         with report.step("Moving the dist into place"):
             arrive(folder, target, offer, force=options.force, users=users, report=report)
     return Pulled(
@@ -133,14 +140,18 @@ def _judged(offer: Offer, said: Said, policy: Policy | None, now: datetime) -> J
     return judgement
 
 
-def _attestations(said: Said, report: Report) -> Sequence[tuple[str, bytes]]:
-    """The statements under the names that they must have; what has none is left behind."""
+def _attestations(said: Said, judgement: Judgement | None, report: Report) -> Sequence[tuple[str, bytes]]:
+    """The statements under the names that they must have; what has none is left behind.
+
+    Of two that would have one name, such as an expired statement and its renewal, the one that counted, or the newer.
+    """
     if not said.statements:
         return ()
     from stereo.trust.envelope import parse_envelope
     from stereo.trust.statement import MalformedError
 
-    found: dict[str, bytes] = {}
+    counted = {row.statement for row in judgement.accepted} if judgement else set()
+    found: dict[str, tuple[tuple[bool, float], bytes]] = {}
     for name, data in said.statements:
         try:
             envelope = parse_envelope(data, name)
@@ -148,10 +159,37 @@ def _attestations(said: Said, report: Report) -> Sequence[tuple[str, bytes]]:
             report.warn(f"{shown(name, 100)} is no statement, and was left behind: {error.what}")
             continue
         keyid = envelope.signatures[0][0][:16] if envelope.signatures else ""
-        if envelope.statement.kind is None or len(keyid) != 16 or not set(keyid) <= set("0123456789abcdef"):
+        issued = envelope.statement.issued_on
+        if issued is None or len(keyid) != 16 or not set(keyid) <= set("0123456789abcdef"):
             continue  # others may state what they like: it has no place in a dist
-        found.setdefault(f"{envelope.statement.kind}.{keyid}.dsse.json", data)
-    return tuple(found.items())
+        place = f"{envelope.statement.kind}.{keyid}.dsse.json"
+        rank = (hashlib.sha256(envelope.payload).hexdigest() in counted, issued.timestamp())
+        if place not in found or found[place][0] < rank:
+            found[place] = rank, data
+    return tuple((place, data) for place, (_, data) in found.items())
+
+
+def _signatures(said: Said, offer: Offer, policy: Policy | None, report: Report) -> Mapping[str, bytes]:
+    """The signature files that `verify` will take; a signature that it would not is left behind.
+
+    Raises `DigestMismatch` when there are checksums, and none are of these files.
+    """
+    from stereo.trust.dist import examine_sums
+
+    expected = render_sums(offer.digests)
+    fitting = [files for files in reversed(said.signatures) if files.get(SIGNATURE_FILES[0]) == expected]
+    if said.signatures and not fitting:
+        raise DigestMismatch("is not that of the files", where=SIGNATURE_FILES[0])
+    found: list[tuple[Mapping[str, bytes], dict[str, str]]] = []
+    for files in fitting:
+        rows = examine_sums(files, expected, offer.manifest, policy)
+        found.append((files, {row.artifact: row.message for row in rows if not row.ok}))
+    if not found:
+        return {}
+    files, bad = min(found, key=lambda each: len(each[1]))
+    for name, message in bad.items():
+        report.warn(f"{name} {message}; it was left behind")
+    return {name: data for name, data in files.items() if name not in bad}
 
 
 def _fetched(

@@ -7,7 +7,7 @@ signature that is there must be one that the policy knows: an altered file is na
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -172,6 +172,14 @@ def _sums(dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None
                 found[name] = data
         except StereoError as error:
             yield Row(name, "checksums", False, error.what)
+    yield from examine_sums(found, expected, manifest, policy)
+
+
+def examine_sums(
+    files: Mapping[str, bytes], expected: bytes, manifest: Manifest, policy: Policy | None
+) -> Iterator[Row]:
+    """Whether the signature files `files` (contents by name) say what is `expected`, and who signed it."""
+    found = dict(files)
     text = found.pop(_SUMS, None)
     if text is None:
         for name in found:

@@ -1,4 +1,4 @@
-"""README and docs against what is there: verbs, dependencies, the first jcard.toml, links."""
+"""README and docs against what is there: verbs and their options, dependencies, the first jcard.toml, links."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from click import Command, Context, Group
 
-from stereo.cli.app import VERBS
+from stereo.cli.app import VERBS, Verbs
 from stereo.model.jcard import guest_config, parse_jcard
 from stereos_guest import agentspec, protocol
 from stereos_guest.requests import FEATURES
@@ -51,19 +52,30 @@ def test_the_jcard_of_the_quick_start_is_one(tmp_path: Path) -> None:
     assert (agent.name, agent.type, agent.secrets) == ("mender", agentspec.SANDBOXED, ["OPENAI_API_KEY"])
 
 
-def test_the_verbs_of_the_quick_start_have_the_options_that_are_used() -> None:
-    from click import Context
+def shown_commands(text: str) -> list[list[str]]:
+    """The words after `stereo` of every line of an example that is such a command; drawings have lines of their own."""
+    lines = [line for line in text.splitlines() if re.match(r"    (\./)?stereo [a-z]", line) and "─" not in line]
+    rows = [line.split("#")[0].split() for line in lines]
+    return [words[1 : words.index("&&")] if "&&" in words else words[1:] for words in rows]
 
-    from stereo.cli.app import Verbs
 
-    group = Verbs()
-    lines = [line.split("#")[0].split() for line in section("A sandbox").splitlines() if line.startswith("    stereo ")]
-    assert len(lines) >= 11
-    for _, verb, *words in lines:
-        command = group.get_command(Context(group), verb)
-        assert command is not None
-        known = {option for each in command.params for option in each.opts}
-        assert {word for word in words if word.startswith("-")} <= known, verb
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_shown_have_the_options_that_are_used(page: Path) -> None:
+    for words in shown_commands(page.read_text()):
+        command: Command = Verbs()
+        rest = list(words)
+        while isinstance(command, Group) and rest and (inner := command.get_command(Context(command), rest[0])):
+            command, rest = inner, rest[1:]
+        assert rest != words, f"there is no such verb: {words}"
+        known = {option for each in command.params for option in each.opts + each.secondary_opts}
+        assert {word.partition("=")[0] for word in rest if word.startswith("-") and word != "-"} <= known, words
+
+
+def test_the_readme_shows_enough_commands() -> None:
+    assert len(shown_commands(section("A sandbox"))) >= 11
+    assert {words[0] for words in shown_commands(section("Publish and pull"))} == {
+        *("keygen", "build", "sign", "publish", "pull", "verify")
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

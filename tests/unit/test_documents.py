@@ -90,6 +90,13 @@ def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_variable_of_ours_is_on_a_page_and_no_other() -> None:
+    sources = [ROOT / "stereo", *(ROOT / "builder").rglob("*.py"), *(ROOT / "ci").rglob("*.py")]
+    used = {name for file in sources for name in re.findall(r"(?<![\w])STEREO_[A-Z_]*[A-Z]", file.read_text())}
+    told = {name for page in PAGES for name in re.findall(r"(?<![\w])STEREO_[A-Z_]*[A-Z]", page.read_text())}
+    assert used == told
+
+
 def test_every_message_of_the_protocol_is_on_its_page() -> None:
     page = (ROOT / "docs/protocol.md").read_text()
     kinds = {*protocol.REQUESTS, *protocol.REPLIES}

@@ -29,7 +29,14 @@ _IMAGE, _PACKED = "stereos.img", "stereos.img.zst"
 _folder = click.Path(path_type=Path, file_okay=False, exists=True, resolve_path=True)
 
 
-@click.command()
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  ci/deltas dist/coder/2026.01.31.0/x86_64 dist/coder/2026.01.31.1/x86_64
+
+Exit status: 0 measured, 1 failed, 2 wrong usage.""",
+)
 @click.argument("old", type=_folder)
 @click.argument("new", type=_folder)
 def main(old: Path, new: Path) -> None:

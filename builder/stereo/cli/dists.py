@@ -72,8 +72,19 @@ def list_(out: Output, name: str | None) -> None:
     out.result([_data(row) for row in rows], text)
 
 
-@dists.command(short_help="Remove what a policy gives up.")
-@click.option("--keep", type=click.IntRange(0), default=3, show_default=True, help="How many of each mixtape stay.")
+@dists.command(
+    short_help="Remove what a policy gives up.",
+    epilog="""\b
+Examples:
+  stereo dists prune --dry-run               what all but the newest three of each would give back
+  stereo dists prune --keep 1 --older-than 30d --yes
+  stereo dists prune --keep 0 --budget 20GB
+
+Without --yes it asks on a terminal, and elsewhere removes nothing.""",
+)
+@click.option(
+    "--keep", type=click.IntRange(0), default=3, show_default=True, metavar="N", help="How many of each mixtape stay."
+)
 @click.option("--older-than", metavar="AGE", help="Of the rest, remove only what is older: 36h, 30d, 52w.")
 @click.option("--budget", metavar="SIZE", help="Of the rest, remove the oldest until all takes less: 20GB.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
@@ -107,7 +118,16 @@ def prune(out: Output, keep: int, older_than: str | None, budget: str | None, dr
     out.result({**data, "removed": removing}, "\n".join(lines))
 
 
-@dists.command("remove", short_help="Remove one, or all versions of one.")
+@dists.command(
+    "remove",
+    short_help="Remove one, or all versions of one.",
+    epilog="""\b
+Examples:
+  stereo dists remove opencode-mixtape:2026.01.31.0
+  stereo dists remove opencode-mixtape --dry-run
+
+Exit status: 0 removed, or only shown; 1 it is in use; 2 there is no such dist.""",
+)
 @click.argument("reference", metavar="NAME[:VERSION]", shell_complete=_complete)
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

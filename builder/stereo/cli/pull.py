@@ -34,9 +34,12 @@ lists it. A pull that was stopped goes on where it was. What a dist in the store
 fetched again; docs/deltas.md tells how.
 
 Without --key, --policy and --no-policy, $STEREO_POLICY or policy.toml in stereo's folder of your
-configuration says who is believed; with none of them, nobody's signature is checked.""",
+configuration says who is believed; with none of them, nobody's signature is checked.
+
+Exit status: 0 it is here, 1 it is not there, not believed or not whole,
+2 wrong usage, or another dist has its place.""",
 )
-@click.argument("reference")
+@click.argument("reference", metavar="REF")
 @click.option(
     "-o",
     "--output-dir",
@@ -129,7 +132,7 @@ def _data(name: str, pulled: Pulled) -> dict[str, object]:
         "arch": manifest.arch,
         "was_there": pulled.was_there,
         "bytes": {"size": pulled.size, "fetched": pulled.fetched, "reused": pulled.reused},
-        "signers": None if pulled.signers is None else list(pulled.signers),
+        "signers": None if pulled.signers is None else list(dict.fromkeys(pulled.signers)),
     }
 
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 _OPERATORS = ("AND", "OR", "WITH")
 _MOST_LICENCES = 12
+_CHANGES = {
+    "added": "{} added",
+    "removed": "{} removed",
+    "version": "{} with another version",
+    "licence": "{} with another licence",
+    "content": "{} with other bytes",
+}
 _WIDEST = 60  # characters of a licence in the table; with -v all of it
 
 
@@ -53,8 +60,9 @@ def sbom(out: Output, places: tuple[Path, ...], compare: bool, form: str) -> int
     from stereo.sbom.reading import read_sbom
 
     if len(places) != 1 + compare:
-        what = "two dists or SBOMs are compared" if compare else "one dist or SBOM is shown"
-        raise UsageError(f"{what}, {len(places)} were given", hint="see stereo sbom --help")
+        if compare:
+            raise UsageError(f"--diff compares two dists or SBOMs, and {len(places)} is given", hint="give A and B")
+        raise UsageError(f"one dist or SBOM is shown, and {len(places)} are given", hint="to compare two: --diff")
     listings = [read_sbom(place, form) for place in places]
     if compare:
         found = difference(*listings)
@@ -80,7 +88,7 @@ def _as_data(listings: Sequence[Listing], found: Sequence[Changed]) -> dict[str,
 def _as_words(listings: Sequence[Listing], found: Sequence[Changed]) -> str:
     first, second = (f"{one.name} {one.version}" for one in listings)
     counts = Counter(one.change.value for one in found)
-    summary = ", ".join(f"{counts[change]} {change}" for change in counts) or "the same software"
+    summary = ", ".join(_CHANGES[change].format(counts[change]) for change in counts) or "the same software"
     return "\n".join([*(safe(str(one)) for one in found), safe(f"from {first} to {second}: {summary}")])
 
 

@@ -22,7 +22,9 @@ _SHORT = len("sha256:") + 12
     epilog="""\b
 Examples:
   stereo tags registry.example.org/mixtapes/base
-  stereo tags oci:/srv/mixtapes/base --json | jq -r '.versions[0]'""",
+  stereo tags oci:/srv/mixtapes/base --json | jq -r '.versions[0]'
+
+Exit status: 0 shown, 1 there are none or the registry refuses, 2 wrong usage.""",
 )
 @click.argument("reference", metavar="REF")
 @_plain_http
@@ -50,7 +52,9 @@ Examples:
   stereo inspect registry.example.org/mixtapes/base:2026.01.31.0
   stereo inspect base --json | jq .signed
 
-Signatures are listed, not checked: `stereo pull` and `stereo verify` do that.""",
+Signatures are listed, not checked: `stereo pull` and `stereo verify` do that.
+
+Exit status: 0 shown, 1 it is not there or the registry refuses, 2 wrong usage.""",
 )
 @click.argument("reference", metavar="REF")
 @_plain_http
@@ -117,7 +121,9 @@ Examples:
   stereo search code --in registry.example.org/mixtapes
   stereo search --in oci:/srv/mixtapes
 
-Without --in, $STEREO_REGISTRY is searched, or else the registry in your own data folder.""",
+Without --in, $STEREO_REGISTRY is searched, or else the registry in your own data folder.
+
+Exit status: 0 something is found, 1 nothing is or the registry refuses, 2 wrong usage.""",
 )
 @click.argument("text", default="")
 @click.option("--in", "root", metavar="REF", help="A registry, a part of one, or a folder of OCI layouts.")

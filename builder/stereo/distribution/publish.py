@@ -68,6 +68,7 @@ def publish(
     With a `policy`, each must satisfy it, at the time `now`. Raises UsageError for what must not be published,
     StereoError, RegistryError, OSError; then no tag names anything that is not whole.
     """
+    _refuse_fixed(remote, floating)
     shipments = [_verified(dist, policy, now or datetime.now(UTC), report) for dist in dists]
     version = _the_version(shipments)
     _refuse_floating(remote, floating, version)
@@ -146,12 +147,18 @@ def _the_version(shipments: Sequence[Shipment]) -> str:
     return shipments[0].manifest.version
 
 
-def _refuse_floating(remote: Remote, floating: Sequence[str], version: str) -> None:
-    """Raises UsageError for what is no floating tag, and for one that would go back to an older version."""
+def _refuse_fixed(remote: Remote, floating: Sequence[str]) -> None:
+    """Raises UsageError for what is no floating tag."""
     for tag in floating:
         where = str(remote.reference.with_tag(tag))
         if is_release(tag) or tag.startswith("sha256-"):
             raise UsageError("is the tag of one document for ever", where=where, hint="--tag latest, --tag nightly")
+
+
+def _refuse_floating(remote: Remote, floating: Sequence[str], version: str) -> None:
+    """Raises UsageError for a floating tag that would go back to an older version."""
+    for tag in floating:
+        where = str(remote.reference.with_tag(tag))
         found = _tagged(remote, tag)
         newer = version_of(found[1]) if found else None
         if newer and is_older(version, newer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stereo.errors import StereoError
+from stereo.errors import StereoError, shown
 
 
 class RegistryError(StereoError):
@@ -13,6 +13,11 @@ class RegistryError(StereoError):
 
 class NotFound(RegistryError):  # noqa: N818 - each says what happened
     """There is no such tag, manifest, blob or repository."""
+
+
+def no_version(version: str, where: str) -> NotFound:
+    """What to raise when the place `where` has no such tag or digest."""
+    return NotFound(f"there is no version {shown(version, 80)}", where=where, hint=f"`stereo tags {where}` lists them")
 
 
 class Malformed(RegistryError):  # noqa: N818

@@ -23,7 +23,7 @@ from stereo.assemble.files import failures_explained, open_plain
 from stereo.errors import shown
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, digest_of
-from stereo.registry.errors import DigestMismatch, Malformed, NotFound, RegistryError
+from stereo.registry.errors import DigestMismatch, Malformed, NotFound, RegistryError, no_version
 from stereo.registry.hosts import permitted_hosts
 from stereo.registry.layout_index import entry_of
 from stereo.registry.parse import MAX_DOCUMENT, is_digest, media_type_of, parse_index
@@ -60,7 +60,7 @@ class HttpRemote:
         try:
             response = self._way.get(self._url(f"manifests/{version}"), _ACCEPT)
         except NotFound as error:
-            raise NotFound(f"there is no version {shown(version, 80)}", where=str(self.reference)) from error
+            raise no_version(version, self.reference.name) from error
         document, digest = response.content, digest_of(response.content)
         if is_digest(version) and digest != version:
             raise DigestMismatch(f"asked for {version}, gives {digest}", where=str(self.reference))

@@ -19,9 +19,9 @@ from io import FileIO
 from pathlib import Path
 
 from stereo.assemble.files import failures_explained, open_plain, settle_folder
-from stereo.errors import StereoError, shown
+from stereo.errors import StereoError
 from stereo.registry.documents import Descriptor, digest_of
-from stereo.registry.errors import DigestMismatch, Malformed, NotFound
+from stereo.registry.errors import DigestMismatch, Malformed, NotFound, no_version
 from stereo.registry.layout_index import (
     INDEX_FILE,
     MAX_INDEX,
@@ -57,7 +57,7 @@ class LayoutRemote:
         if not is_digest(version):
             named = self._index().tags().get(version)
             if named is None:
-                raise NotFound(f"there is no version {shown(version, 80)}", where=str(self.reference))
+                raise no_version(version, self.reference.name)
             digest = named.digest
         document = self._document(digest)
         return Descriptor(media_type_of(document, digest), digest, len(document)), document

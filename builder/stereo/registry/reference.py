@@ -156,6 +156,8 @@ def _parse(text: str, *, is_root: bool) -> Reference:
         found = _layout(text, rest)
     elif "/" in rest or is_root:
         found = _registry(text, rest, is_root=is_root)
+    elif is_loopback(rest) and (tag or "").isdigit():  # a port, and no tag
+        raise _refusal(text, "it names a registry, and nothing that is in there")
     elif _NAME.fullmatch(rest):
         found = default_root().child(rest)
     else:

@@ -118,8 +118,10 @@ def explained(url: str) -> Iterator[None]:
     except requests.exceptions.ProxyError:
         raise Unreachable("the proxy on the way does not work", where=where) from None
     except (requests.exceptions.ConnectionError, urllib3.exceptions.HTTPError, OSError) as error:
-        what = "cannot be reached" if "NewConnection" in repr(error) else "broke off"
-        raise Unreachable(what, where=where) from None
+        said = repr(error)
+        if "NameResolution" in said:
+            raise Unreachable("is no host that can be found", where=where, hint="is its name right?") from None
+        raise Unreachable("cannot be reached" if "NewConnection" in said else "broke off", where=where) from None
     except (requests.exceptions.RequestException, ValueError) as error:
         raise Malformed(f"does not speak HTTP as it should ({type(error).__name__})", where=where) from None
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from stereo.errors import UsageError, shown
+from stereo.errors import UsageError
 from stereo.registry.documents import Descriptor, digest_of
-from stereo.registry.errors import DigestMismatch, NotFound
+from stereo.registry.errors import DigestMismatch, NotFound, no_version
 from stereo.registry.hosts import permitted_hosts
 from stereo.registry.layout_index import INDEX_FILE, VERSION_FILE, LayoutIndex, check_version
 from stereo.registry.parse import is_digest, media_type_of
@@ -39,7 +39,7 @@ class StaticRemote:
         if not is_digest(version):
             named = self._index().tags().get(version)
             if named is None:
-                raise NotFound(f"there is no version {shown(version, 80)}", where=str(self.reference))
+                raise no_version(version, self.reference.name)
             digest = named.digest
         document = self._document(digest)
         return Descriptor(media_type_of(document, digest), digest, len(document)), document

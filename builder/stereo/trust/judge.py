@@ -206,7 +206,8 @@ def _signer(envelope: Envelope, policy: Policy) -> Key:
             message = f"was signed by {key.name}, and names another key"
             raise _RefusedError(Reason.BAD_SIGNATURE, message, _GET_AGAIN, fails=True)
     message = f"is signed with a key that the policy does not know: {shown(keyid, 16) or 'it names none'}"
-    raise _RefusedError(Reason.UNKNOWN_KEY, message, "if you trust its owner, add the .pub file as a [[key]]")
+    hint = "if you trust its owner, add the .pub file: with --key, or as a [[key]] of the policy"
+    raise _RefusedError(Reason.UNKNOWN_KEY, message, hint)
 
 
 def _kind(name: str, statement: Statement, key: Key) -> Kind:

@@ -110,6 +110,9 @@ def load_secret(path: Path) -> SecretKey:
 
 def load_public(path: Path) -> PublicKey:
     """Read a public key from a file. Raises UsageError."""
+    own = keys_folder() / f"{path}{PUBLIC}"
+    if not path.exists() and own.is_file():  # a name, as those who sign may say
+        raise UsageError("there is no such file", where=str(path), hint=f"your key of that name: {own}")
     return PublicKey(_read(path, secret=False), str(path))
 
 
@@ -133,6 +136,9 @@ def _read(path: Path, *, secret: bool) -> bytes:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError("is not a plain file", where=str(path), hint="a key from elsewhere comes on stdin: `-`")
+        if secret and path.suffix in (PUBLIC, OPENPGP_CERTIFICATE):
+            hint = f"give the .key: {path.with_suffix(SECRET)}"
+            raise UsageError("is a file for everybody, and no secret key", where=str(path), hint=hint)
         if secret and status.st_mode & 0o077:
             raise UsageError("others may read this secret key", where=str(path), hint=f"chmod 600 {path}")
         with open(fd, "rb", closefd=False) as file:

@@ -178,6 +178,12 @@ def test_floating_tags_do_not_go_back(signed_dist: Path, tmp_path: Path) -> None
     assert everything(remote)["latest"] == everything(remote)["2026.01.11.0"]
 
 
+@pytest.mark.parametrize("tag", ["2026.01.02.5", "sha256-" + "0" * 64, "a b"])
+def test_a_wrong_tag_is_refused_before_a_dist_is_read(tag: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"for ever|is no tag"):
+        go(tmp_path / "nothing", layout(tmp_path / "r"), floating=[tag])
+
+
 @pytest.mark.parametrize("tag", ["2026.01.02.5", "sha256-" + "0" * 64])
 def test_a_floating_tag_is_none_that_must_stay(tag: str, signed_dist: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for ever"):

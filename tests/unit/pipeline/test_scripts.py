@@ -90,3 +90,10 @@ def test_a_registry_s_password_is_lent_by_a_file_that_goes() -> None:
 def test_who_needs_no_password_is_lent_none(to: str, secrets: dict[str, str]) -> None:
     with logged_in(to, secrets) as login:
         assert login == {}
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["-h"], 0), (["--from", "scratch"], 2)])
+def test_preparing_a_machine_begins_only_when_that_was_asked(words: list[str], status: int) -> None:
+    done = subprocess.run([ROOT / "ci" / "prepare", *words], env={"PATH": "/nowhere"}, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Usage: ci/prepare" in done.stdout or "see ci/prepare --help" in done.stderr

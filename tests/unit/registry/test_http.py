@@ -157,8 +157,15 @@ def test_an_honest_registry_gives_and_takes_everything(registry: HostileRegistry
     push(remote)
     assert remote.tags() == ["1.0", "2.0", "3.0"]
     assert open_remote(parse_root(registry.host)).catalog() == ["sample"]
-    with pytest.raises(NotFound, match=r"there is no version 9\.9"):
+    with pytest.raises(NotFound, match=r"there is no version 9\.9") as refused:
         remote.get_manifest("9.9")
+    assert refused.value.hint == f"`stereo tags {remote.reference.name}` lists them"
+
+
+def test_a_host_that_has_no_address_is_told_from_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(Unreachable, match="is no host that can be found"):
+        open_remote(parse_reference("nowhere.invalid/sample"), limits=LIMITS).get_manifest("1.0")
 
 
 def test_a_web_server_gives_everything_and_takes_nothing(registry: HostileRegistry) -> None:

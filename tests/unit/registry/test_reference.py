@@ -75,6 +75,8 @@ def test_or_in_the_root_that_the_environment_names(root: str, full: str, monkeyp
         "base..x",
         "foo/bar",
         "registry.example/Base",
+        "localhost:5000",
+        "127.0.0.1:5000",
         "registry.example/a//b",
         "registry.example/../b",
         "registry.example/a:" + "t" * 129,

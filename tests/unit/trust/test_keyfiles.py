@@ -82,6 +82,20 @@ def test_a_name_is_a_plain_word(tmp_path: Path, name: str) -> None:
         make_key(name, "ed25519", tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".pub", ".gpg"])
+def test_what_is_for_everybody_is_no_secret_that_others_may_read(tmp_path: Path, suffix: str) -> None:
+    made = make_key("release", "ed25519", tmp_path)
+    with pytest.raises(UsageError, match=r"no secret key.*release\.key"):
+        load_secret(made.files[suffix])
+
+
+def test_who_names_a_key_where_its_public_file_belongs_is_told_the_file() -> None:
+    made = make_key("release", "ed25519", keys_folder())
+    with pytest.raises(UsageError) as refused:
+        load_public(Path("release"))
+    assert refused.value.hint == f"your key of that name: {made.files['.pub']}"
+
+
 @pytest.mark.parametrize("suffix", [".key", ".pgp"])
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, suffix: str, mode: int) -> None:

@@ -147,6 +147,7 @@ class Pieces:
 
     def _sign(self, release: Release, key: str, target: Target) -> Piece:
         def do() -> Mapping[str, Any]:
+            manifest_digest(release.dist(target))
             secret = _secret(release, key, jobs.SIGNING_KEY)
             self.verbs("sign", release.dist(target), "--key", key, env=_passphrase(release), secret=secret)
             return {}
@@ -162,6 +163,8 @@ class Pieces:
 
         def do() -> Mapping[str, Any]:
             dists = [release.dist(target) for target in release.targets if target.mixtape == mixtape]
+            for dist in dists:
+                manifest_digest(dist)
             tags = [word for tag in release.tags for word in ("--tag", tag)]
             policy: list[str | Path] = ["--policy", release.policy] if release.policy else []
             with logged_in(release.to or "", release.secrets) as login:
@@ -193,7 +196,7 @@ def place_of(release: Release, mixtape: str) -> str:
 
 
 def manifest_digest(dist: Path) -> str:
-    """What stands for all files of a dist. Raises StereoError when there is none."""
+    """What stands for all files of a dist. Raises StereoError when there is none, with the job that makes it."""
     try:
         return read_manifest_with_digest(dist)[1]
     except OSError as error:

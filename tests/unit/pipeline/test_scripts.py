@@ -59,12 +59,18 @@ def test_what_cannot_work_is_refused_at_once(name: str, words: list[str], said: 
     assert not (tmp_path / "cache" / "release" / "jobs").exists()
 
 
-def test_a_job_without_a_dist_says_which_one_it_misses(tmp_path: Path) -> None:
-    words = ("--version", "2026.01.31.0", "--mixtapes", "base", "--work", tmp_path / "work", "--json")
-    done = script("boot", *words, status=1, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("boot", []), ("reproduce", []), ("sign", ["--key", "-"]), ("publish", ["--to", "./published"])],
+)
+def test_a_job_without_a_dist_says_which_one_it_misses(name: str, words: list[str], tmp_path: Path) -> None:
+    which = ("--version", "2026.01.31.0", "--mixtapes", "base", "--work", tmp_path / "work")
+    done = script(name, *words, *which, "--json", status=1, cwd=tmp_path)
     (row,) = json.loads(done.stdout)["jobs"]
     assert row["state"] == "failed"
-    assert str(tmp_path / "work/dist/base/2026.01.31.0") in row["said"]
+    place = str(tmp_path / "work/dist/base/2026.01.31.0")
+    assert row["said"].startswith(place)
+    assert "there is no dist" in row["said"]
 
 
 def test_no_program_of_a_release_sees_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,12 @@ def _data(name: str, pulled: Pulled) -> dict[str, object]:
 
 def _text(pulled: Pulled) -> str:
     manifest = pulled.manifest
-    how = "was there already" if pulled.was_there else f"fetched {amount(pulled.fetched, 'B')}"
+    # Who signed it, signed what it says of its files; that they still are so, only reading them tells.
+    how = (
+        "was there already (`stereo verify` reads it again)"
+        if pulled.was_there
+        else f"fetched {amount(pulled.fetched, 'B')}"
+    )
     if pulled.reused:
         how += f", {amount(pulled.reused, 'B')} were here"
     lines = [f"{pulled.path}: {manifest.name} {manifest.version}, {how}"]

@@ -113,7 +113,10 @@ def _moment(value: object, *, last: bool) -> datetime:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise fault("does not say in which time zone", "write 2026-01-31T12:00:00Z, or the date alone")
-        return value.astimezone(UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError as error:  # at either end of the calendar
+            raise fault("has no time in UTC", "write 2026-01-31T12:00:00Z, or the date alone") from error
     if isinstance(value, date):
         return datetime.combine(value, time.max if last else time.min, UTC)
     raise fault(f"must be a date, not {shown(value)}", "write 2026-01-31 or 2026-01-31T12:00:00Z, without quotes")

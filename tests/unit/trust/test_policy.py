@@ -157,6 +157,7 @@ def test_what_cannot_be_meant_is_told(folder: Path, lines: str, key: str, words:
     [
         ("not_before = 2026-02-02\nnot_after = 2026-02-01", "key[0].not_after", "lies before not_before"),
         ('not_after = "2026-02-01"', "key[0].not_after", "must be a date"),
+        ("not_after = 9999-12-31T23:59:59-12:00", "key[0].not_after", "has no time in UTC"),
         ("not_after = 12:00:00", "key[0].not_after", "must be a date"),
         ('mixtapes = ["base", "base"]', "key[0].mixtapes", "more than once"),
         ('mixtapes = ["../x"]', "key[0].mixtapes[0]", "is not accepted"),

@@ -3,6 +3,7 @@ stand there: but for the place, and so that what they must refuse is there too."
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -95,3 +96,17 @@ def test_they_refuse_a_disk_that_the_registry_altered(stranger: Stranger, publis
     (blob,) = published.registry.storage.glob(f"**/{digest}/data")
     with flipped(blob, 100_000), pytest.raises(CommandFailed, match="digest"):
         stranger()
+
+
+def test_a_copy_made_with_oras_is_believed_when_it_was_made_as_the_page_says(
+    published: Published, test_tools: Path, stereo: Stereo, tmp_path: Path
+) -> None:
+    """docs/compatibility.md, "Copying with other tools"."""
+    oras, copy = program(test_tools, "oras"), published.reference.replace("/mixtapes/", "/copied/")
+    words = ("pull", copy, "--key", published.keys / "release.pub", "-o", tmp_path / "pulled", "--json")
+    oras("cp", published.reference, copy)
+    assert "release statement: missing" in stereo(*words, cwd=tmp_path, status=1).stderr
+    shown = json.loads(stereo("inspect", published.reference, "--json", cwd=tmp_path).stdout)
+    (raw,) = (row["digest"] for row in shown["manifests"] if row["format"] == "raw")
+    oras("cp", "-r", f"{published.reference.rpartition(':')[0]}@{raw}", copy.rpartition(":")[0])
+    assert json.loads(stereo(*words, cwd=tmp_path).stdout)["signers"]

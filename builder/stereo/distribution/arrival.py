@@ -20,7 +20,7 @@ from urllib.parse import quote
 from stereo.artifacts.region import FormatError, OpenFile
 from stereo.assemble.dist import read_manifest_with_digest
 from stereo.assemble.files import failures_explained, open_plain, settle, settle_folder
-from stereo.assemble.place import locked, publish
+from stereo.assemble.place import locked, publish, staging
 from stereo.check import disk
 from stereo.distribution.offer import Offer
 from stereo.dists import entries
@@ -177,6 +177,26 @@ def complete(folder: Path, offer: Offer, reference: Reference, beside: Mapping[s
             settle_folder(path)
 
 
+def lay(target: Target, offer: Offer, beside: Mapping[str, bytes], report: Report) -> None:
+    """Lay statements, by path, into a dist that is there already: what was said of it since it was pulled.
+
+    Raises StereoError, OSError.
+    """
+    place = target.path.resolve()
+    new = {name: data for name, data in beside.items() if _content(place / name, len(data)) != data}
+    if not new:
+        return
+    with failures_explained("cannot add statements", place), staging(place, report) as folder:
+        for name, data in new.items():
+            fresh = folder / "fresh"
+            fresh.write_bytes(data)
+            settle(fresh, offer.manifest.build.epoch)
+            (place / name).parent.mkdir(exist_ok=True)
+            fresh.replace(place / name)
+            settle_folder((place / name).parent)
+    report.note(f"new statements: {', '.join(sorted(new))}")
+
+
 def arrive(
     folder: Path, target: Target, offer: Offer, *, force: bool, users: Callable[[], Users], report: Report
 ) -> None:
@@ -252,6 +272,15 @@ def _number(version: str) -> tuple[int, ...]:
 
 def _left_out(offer: Offer) -> set[str]:
     return {name for each, names in DISK_FILES.items() if each not in offer.formats for name in names}
+
+
+def _content(path: Path, size: int) -> bytes | None:
+    """The file, cut off after one byte more than `size`; None if there is none."""
+    try:
+        with open_plain(path) as file:
+            return file.read(size + 1)
+    except (OSError, StereoError):
+        return None
 
 
 def _size(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from stereo import dists
-from stereo.distribution.arrival import Target, arrive, complete, refuse_another, refuse_older, workplace
+from stereo.distribution.arrival import Target, arrive, complete, lay, refuse_another, refuse_older, workplace
 from stereo.distribution.blobs import fetch
 from stereo.distribution.offer import Offer, Said, read_offer, read_said
 from stereo.distribution.partial import Patience, Traffic
@@ -103,6 +103,7 @@ def pull(
     offer = _with_formats_there(remote, offer, options, store)
     target = Target.of(offer, options.folder, store)
     if target.holds(offer):
+        lay(target, offer, _counted(attestations, judgement), report)
         return Pulled(target.path, offer.manifest, offer.digest, was_there=True, signers=signers)
     target.refuse_to_replace(offer, force=options.force, users=users)
     with workplace(target, offer, report) as folder:
@@ -167,6 +168,13 @@ def _attestations(said: Said, judgement: Judgement | None, report: Report) -> Se
         if place not in found or found[place][0] < rank:
             found[place] = rank, data
     return tuple((place, data) for place, (_, data) in found.items())
+
+
+def _counted(attestations: Mapping[str, bytes], judgement: Judgement | None) -> Mapping[str, bytes]:
+    """Those that the policy counts: what nobody believes is no reason to touch a dist that is there."""
+    rows = judgement.accepted if judgement else ()
+    names = {f"{ATTESTATIONS}/{row.kind.value}.{row.keyid[:16]}.dsse.json" for row in rows}
+    return {name: data for name, data in attestations.items() if name in names}
 
 
 def _signatures(said: Said, offer: Offer, policy: Policy | None, report: Report) -> Mapping[str, bytes]:

@@ -83,8 +83,8 @@ def examine(dist: Path, manifest: Manifest, policy: Policy | None, now: datetime
     data = _small(dist / MANIFEST_FILE, MAX_BYTES)
     if data is None or parse_manifest(data, MANIFEST_FILE) != manifest:
         raise StereoError("is no longer what was verified", where=str(dist / MANIFEST_FILE), hint="run again")
-    rows = list(_sums(dist, render_sums(file_digests(manifest, data)), manifest, policy))
     statements, refusals = read_statements(dist)
+    rows = list(_sums(dist, render_sums(file_digests(manifest, data)), manifest, policy, statements))
     rows += _contradictions(statements, manifest)
     if policy is None:
         rows += [Row(row.name, row.reason, False, row.message) for row in refusals]
@@ -163,7 +163,9 @@ def _small(path: Path, limit: int) -> bytes | None:
     return data
 
 
-def _sums(dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None) -> Iterator[Row]:
+def _sums(
+    dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None, statements: Sequence[tuple[str, bytes]]
+) -> Iterator[Row]:
     """Whether SHA256SUMS says what the manifest says, and who signed it."""
     found: dict[str, bytes] = {}
     for name in SIGNATURE_FILES:
@@ -172,13 +174,20 @@ def _sums(dist: Path, expected: bytes, manifest: Manifest, policy: Policy | None
                 found[name] = data
         except StereoError as error:
             yield Row(name, "checksums", False, error.what)
-    yield from examine_sums(found, expected, manifest, policy)
+    yield from examine_sums(found, expected, manifest, policy, statements)
 
 
 def examine_sums(
-    files: Mapping[str, bytes], expected: bytes, manifest: Manifest, policy: Policy | None
+    files: Mapping[str, bytes],
+    expected: bytes,
+    manifest: Manifest,
+    policy: Policy | None,
+    statements: Sequence[tuple[str, bytes]] = (),
 ) -> Iterator[Row]:
-    """Whether the signature files `files` (contents by name) say what is `expected`, and who signed it."""
+    """Whether the signature files `files` (contents by name) say what is `expected`, and who signed it.
+
+    They have room for one signature: it may be that of a stranger, if `statements` say that one signed the release.
+    """
     found = dict(files)
     text = found.pop(_SUMS, None)
     if text is None:
@@ -194,10 +203,13 @@ def examine_sums(
         yield Row(MANIFEST_FILE, "checksums", False, f"is not what {_SUMS} says, which is {signature.by}")
     else:
         yield Row(_SUMS, "checksums", False, _difference(text, expected))
+    strangers = [keyid for keyid in _release_signers(statements) if policy and _is_stranger(keyid, policy)]
+    unknown = f"not checked: by no key that the policy knows, perhaps {shown(strangers[0][:16])}" if strangers else None
     if signature:
-        yield Row(_SIG, "signature", signature.over is not None, signature.by)
+        ok = signature.over is not None
+        yield Row(_SIG, "signature", ok or bool(unknown), signature.by if ok or not unknown else unknown)
     if policy and _GPG in found:
-        yield _openpgp_signed(found[_GPG], texts, keys)
+        yield _openpgp_signed(found[_GPG], texts, keys, unknown)
 
 
 @dataclass(frozen=True)
@@ -221,6 +233,19 @@ def _may_sign(key: Key, manifest: Manifest, policy: Policy) -> bool:
     return Kind.RELEASE in key.roles and key.speaks_of(manifest.name) and revoked is None
 
 
+def _release_signers(statements: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+    """Ids of the keys that say they signed the release."""
+    for name, data in statements:
+        with suppress(MalformedError):
+            found = envelope.parse_envelope(data, name)
+            if found.statement.kind == "release":
+                yield from (keyid for keyid, _ in found.signatures)
+
+
+def _is_stranger(keyid: str, policy: Policy) -> bool:
+    return policy.key_of(keyid) is None and policy.revocation(keyid) is None
+
+
 def _signature(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) -> _Signature:
     """Which of `texts` was signed by which of `keys`: of two that differ, the signed one is the true one."""
     for text, key in product(texts, keys):
@@ -230,7 +255,8 @@ def _signature(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) ->
     return _Signature(None, f"is no signature over {_SUMS} by a key that the policy believes in releases; {_AGAIN}")
 
 
-def _openpgp_signed(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key]) -> Row:
+def _openpgp_signed(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key], unknown: str | None) -> Row:
+    """Which of `keys` made the OpenPGP signature; `unknown` is what to say if it may be somebody else's."""
     known = [(key, key.openpgp) for key in keys if key.openpgp is not None]
     if not known:
         return Row(_GPG, "signature", True, "not checked: no key that the policy believes in releases has `openpgp`")
@@ -240,5 +266,7 @@ def _openpgp_signed(signature: bytes, texts: Iterable[bytes], keys: Sequence[Key
             if is_exact(signature, text):
                 return Row(_GPG, "signature", True, f"signed by {key.name}")
             return Row(_GPG, "signature", False, f"has bytes in it that {key.name} did not sign; {_AGAIN}")
+    if unknown:
+        return Row(_GPG, "signature", True, unknown)
     message = f"is no signature over {_SUMS} by an OpenPGP key that the policy believes in releases; {_AGAIN}"
     return Row(_GPG, "signature", False, message)

@@ -95,7 +95,8 @@ reason:
 
 What does not count fails the verification only when something needed is `missing` then: an old statement beside a new
 one does no harm. `SHA256SUMS`, if there, must say what mixtape.toml says; its signatures must be those of keys with the
-role `release`, `SHA256SUMS.gpg` of their `openpgp` if one has it.
+role `release`, `SHA256SUMS.gpg` of their `openpgp` if one has it. They have room for one signature each: where somebody
+whom the policy does not name signed the release too, they may be his, and are not checked then.
 
 `not_before` and `not_after` are held against the time that a statement says it was issued. Whoever has a stolen key can
 say any time: put it under `[[revoked]]`. A date alone means the whole day, in UTC.

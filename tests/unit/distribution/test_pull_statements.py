@@ -222,3 +222,23 @@ def test_who_waited_for_somebody_elses_pull_leaves_no_folder(
     monkeypatch.setattr(Target, "holds", lambda self, offer: next(answers))
     assert get(reference, None).was_there
     assert not list((data / "pulls").iterdir())
+
+
+def test_what_was_said_of_a_dist_since_it_was_pulled_comes_when_it_counts(
+    reference: Reference, dist: Path, key: SecretKey, policy: Policy, tmp_path: Path
+) -> None:
+    pulled = get(reference, policy)
+    (before,) = (pulled.path / "attestations").glob("release.*")
+    disk = (pulled.path / "stereos.img").stat().st_ino
+    later = NOW + timedelta(days=11)
+    sign(dist, key, later, 10)
+    sign(dist, new_key(tmp_path / "keys", "stranger"), later, 10)
+    publish_statements(dist, open_remote(reference), report=Silent())
+    assert get(reference, None, later).was_there
+    assert not papers(pulled, policy, later).ok
+    again = get(reference, policy, later)
+    assert again.was_there
+    assert papers(again, policy, later).ok
+    assert list((pulled.path / "attestations").glob("release.*")) == [before]
+    assert (pulled.path / "stereos.img").stat().st_ino == disk
+    assert not list(pulled.path.parent.glob(".*staging*"))

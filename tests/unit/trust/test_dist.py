@@ -285,6 +285,19 @@ def test_checksums_that_a_revoked_key_signed_are_signed_by_nobody(dist: Path, ke
     assert all("signed by" not in row.message for row in papers.rows)
 
 
+def test_who_signed_second_is_believed_though_checksums_are_signed_by_the_first(dist: Path, keys: Path) -> None:
+    manifest = parse_manifest((dist / MANIFEST_FILE).read_bytes(), MANIFEST_FILE)
+    sign_dist(dist, manifest, secret(keys, "stranger"), Terms(NOW), Silent())
+    file = keys / "second.toml"
+    row = '[[key]]\nname = "stranger"\npublic_key = "stranger.pub"\nopenpgp = "stranger.gpg"\n'
+    file.write_text(f'schema = 1\n{row}roles = ["release", "provenance"]\n')
+    papers = examined(dist, load_policy(file))
+    assert papers.ok
+    said = {row.artifact: row.message for row in papers.rows if row.check == "signature"}
+    first = secret(keys, "pipeline").public.short
+    assert said == dict.fromkeys(CHECKSUMS[1:], f"not checked: by no key that the policy knows, perhaps {first}")
+
+
 def test_an_openpgp_signature_is_not_checked_without_a_certificate_and_that_is_said(dist: Path, keys: Path) -> None:
     file = keys / "plain.toml"
     file.write_text(POLICY.replace('openpgp = "pipeline.gpg"\n', ""))

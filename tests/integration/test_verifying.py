@@ -67,13 +67,13 @@ def stranger(published: Published, test_tools: Path, tool: Callable[[str], Tool]
         command.write_text(f'#!/bin/sh\nexec {quote(each.argv)} "$@"\n')
         command.chmod(0o755)
 
-    def start(key: str = "release") -> Path:
+    def start(key: str = "release", reference: str = published.reference) -> Path:
         here = tmp_path / f"stranger-{key}"
         here.mkdir()
         for suffix in (".pub", ".gpg"):
             (here / f"release{suffix}").write_bytes((published.keys / f"{key}{suffix}").read_bytes())
         environment = closed_environment({"HOME": str(here)}, path=f"{programs}:{os.environ['PATH']}")
-        script = commands.replace(PLACE, f"REF={published.reference}")
+        script = commands.replace(PLACE, f"REF={reference}")
         run(["sh", "-eu", "-c", script], cwd=here, env=environment, timeout=120)
         return here
 
@@ -96,6 +96,15 @@ def test_they_refuse_a_disk_that_the_registry_altered(stranger: Stranger, publis
     (blob,) = published.registry.storage.glob(f"**/{digest}/data")
     with flipped(blob, 100_000), pytest.raises(CommandFailed, match="digest"):
         stranger()
+
+
+def test_they_refuse_a_signed_release_under_the_tag_of_another(
+    stranger: Stranger, published: Published, test_tools: Path
+) -> None:
+    place, _, _ = published.reference.rpartition(":")
+    program(test_tools, "oras")("tag", published.reference, "2099.01.01.0")
+    with pytest.raises(CommandFailed, match="Good signature"):
+        stranger(reference=f"{place}:2099.01.01.0")
 
 
 def test_a_copy_made_with_oras_is_believed_when_it_was_made_as_the_page_says(

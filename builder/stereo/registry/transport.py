@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import oras.auth  # type: ignore[import-untyped]
 import oras.auth.utils  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ from stereo.registry.credentials import Credentials, credentials_for
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import Denied, DigestMismatch, Malformed, NotFound, RegistryError, Unreachable
 from stereo.registry.hosts import Hosts, api_host
+from stereo.registry.parse import is_digest
 from stereo.registry.reference import Reference, is_loopback, split_host
 from stereo.registry.remote import BlobStream, Limits
 from stereo.registry.session import Session, ca_bundle, pieces
@@ -229,7 +231,8 @@ class Transport:
         """What an answer means that we did not want. Of its text only the code: the rest may repeat our password."""
         status, where = response.status_code, self._where
         code = _error_code(response, self.limits)
-        told = f"answers {status}{f' {code}' if code else ''}"
+        asked = urlsplit(response.url).path.rpartition("/")[2]
+        told = f"answers {status}{f' {code}' if code else ''}{f' for {asked}' if is_digest(asked) else ''}"
         match status:
             case 401 | 403:
                 return Denied(

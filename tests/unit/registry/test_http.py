@@ -405,6 +405,14 @@ def test_nobody_there_is_told(registry: HostileRegistry) -> None:
         open_remote(gone, limits=LIMITS).tags()
 
 
+def test_of_a_registry_whose_storage_is_damaged_it_is_said_what_it_cannot_give(registry: HostileRegistry) -> None:
+    """docker-registry answers 500 for a manifest that is not what its digest says."""
+    registry.wrong("500")
+    digest = f"sha256:{'0' * 64}"
+    with pytest.raises(Unreachable, match=f"answers 500 DENIED for {digest}"):
+        client(registry).get_manifest(digest)
+
+
 def test_a_head_of_an_answer_that_dribbles_in_is_cut_off(registry: HostileRegistry) -> None:
     registry.wrong("dribbling-head")
     began = time.monotonic()

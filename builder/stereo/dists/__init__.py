@@ -140,7 +140,7 @@ def _stored(reference: str, store: Path, arch: str) -> Dist:
     found = [entry for entry in entries(store) if entry.name == name]
     if not found:
         others = ", ".join(sorted({entry.name for entry in entries(store)})) or "nothing"
-        hint = f"`stereo build {name}` makes one; there is {others}"
+        hint = f"`stereo build {name}` makes one, `stereo pull` gets a published one; there is {others}"
         raise UsageError(f"there is no dist of {name} in the local store", where=str(store), hint=hint)
     here = [entry for entry in found if entry.arch == arch]
     if not here:

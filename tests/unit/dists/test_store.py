@@ -121,7 +121,7 @@ def test_a_dist_in_the_store_is_not_replaced_by_a_link(shelf: Shelf, tmp_path: P
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("nothing", "`stereo build nothing` makes one"),
+        ("nothing", "`stereo build nothing` makes one, `stereo pull` gets a published one"),
         ("bas", "there is base"),
         ("base:2026.01.31.1", "did you mean '2026.01.31.0'"),
         ("base:zzz", "known: latest, 2026.01.31.0"),

@@ -80,8 +80,8 @@ by 1000. Memory and disk are rounded up to whole MiB. **Durations** are as in Go
 host may begin with `~/`, and are relative to the jcard's folder.
 
 **`mixtape`** is a name of the local store, which knows what `stereo build` made and `stereo pull` got (`stereo dists`
-lists it), or a path that begins with `/`, `./`, `../` or `~/`. `NAME` and `NAME:latest` are the highest release there is
-for this machine's architecture, or else what was built last.
+lists it), or a path that begins with `/`, `./`, `../` or `~/`. `NAME` and `NAME:latest` are the highest release there
+is for this machine's architecture, or else what was built last.
 
 ## Network
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -99,7 +100,7 @@ def refuse_another(offer: Offer, reference: Reference, store: Path) -> None:
     A repository has no signature that says whose it is: who holds it could hand out another mixtape of the same signer.
     """
     for entry in entries(store):
-        if entry.name != offer.manifest.name and _origin(entry.place) == quote(reference.name, safe=_SAFE):
+        if entry.name != offer.manifest.name and _origin(entry.place) == _from(reference):
             what = f"has {offer.manifest.name} now, and {entry.name} was pulled from there before"
             hint = f"somebody exchanged it; if that is right, first `stereo dists remove {entry.name}:{entry.version}`"
             raise StereoError(what, where=str(reference), hint=hint)
@@ -117,7 +118,7 @@ def refuse_older(offer: Offer, reference: Reference, store: Path, *, allow: bool
         if entry.name != offer.manifest.name or not is_release(entry.version):
             continue
         origin = _origin(entry.place)
-        if origin != quote(reference.name, safe=_SAFE) or _number(entry.version) <= _number(version):
+        if origin != _from(reference) or _number(entry.version) <= _number(version):
             continue
         what = f"is {version} now, and {entry.version} was pulled from there before"
         hint = "somebody took it back, or hands out old things; --allow-older follows"
@@ -164,7 +165,7 @@ def complete(folder: Path, offer: Offer, reference: Reference, beside: Mapping[s
 
     `beside` are signature files and statements by path. Raises StereoError, OSError.
     """
-    origin = Pulled(reference=quote(reference.name, safe=_SAFE), digest=offer.digest, formats=offer.formats)
+    origin = Pulled(reference=_from(reference), digest=offer.digest, formats=offer.formats)
     for name, data in {**beside, PULLED: render_pulled(origin)}.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -256,6 +257,15 @@ def _clear(work: Path) -> None:
 
 
 _SAFE = "/:@+~=,()[]"
+_LONGEST = 1024  # characters that pulled.json has room for
+
+
+def _from(reference: Reference) -> str:
+    """A place as pulled.json has it: of a path that is too long, the start and what tells it from others."""
+    text = quote(reference.name.encode("utf-8", "surrogateescape"), safe=_SAFE)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 65]}#{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _origin(place: Path) -> str | None:

@@ -19,6 +19,7 @@ from stereo.distribution.publish import publish_statements
 from stereo.distribution.pull import Options, Pulled, pull
 from stereo.errors import StereoError, UsageError
 from stereo.model.manifest import MANIFEST_FILE, parse_manifest, render_manifest
+from stereo.model.pulled import parse_pulled
 from stereo.registry import media
 from stereo.registry.documents import describe, referrer
 from stereo.registry.errors import DigestMismatch
@@ -32,6 +33,8 @@ from stereo.trust.keys import SecretKey
 from stereo.trust.policy import Policy, load_policy
 from stereo.trust.sign import Terms, sign_dist
 from unit.distribution.publishing import NOW
+
+OLDER = "2026.01.01.0"
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +197,19 @@ def test_a_pipe_in_the_store_is_not_waited_for(reference: Reference, data: Path)
     origin.unlink()
     os.mkfifo(origin)
     assert get(reference.with_tag("latest"), None).was_there
+
+
+@pytest.mark.parametrize("name", ["я" * 60 + "/" + "ж" * 120, "not-utf-8-\udcff", "a b%20c\n"])
+def test_from_a_folder_of_any_name(reference: Reference, tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    shutil.copytree(reference.path, place)
+    there = Reference("layout", path=str(place), tag=OLD)
+    assert parse_pulled((get(there, None).path / "pulled.json").read_bytes()).reference
+    shutil.rmtree(place)
+    make_release(tmp_path / "older", OLDER)
+    publish_in_layout(place, tmp_path / "older")
+    with pytest.raises(StereoError, match="was pulled from there before"):
+        get(there.with_tag("latest"), None)
 
 
 def test_the_root_is_no_place_for_a_dist(reference: Reference) -> None:

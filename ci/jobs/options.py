@@ -25,6 +25,7 @@ from stereo.pipeline.release import Release
 from stereo.pipeline.targets import Target, chosen_targets
 from stereo.pipeline.versions import next_version
 from stereo.pipeline.work import checkout_digest
+from stereo.registry.reference import parse_root
 from stereo.report import Report, Silent
 from stereo.trust.keyfiles import find_key
 
@@ -36,6 +37,15 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _ARCHITECTURES = ("x86_64", "aarch64")
 _PENDING = "release.json"
+
+
+def _refuse_web_server(_: click.Context, __: click.Parameter, to: str) -> str:
+    """Raises UsageError before anything is built for a place that cannot take it."""
+    if parse_root(to).kind == "static":
+        hint = "publish to a folder, and have the web server offer that"
+        raise UsageError("is a web server, and that takes nothing", where=to, hint=hint)
+    return to
+
 
 OPTIONS: dict[str, Callable[[Command], Command]] = {
     "mixtapes": click.option("--mixtapes", default="", metavar="A,B", help="Which; default: all that are locked."),
@@ -68,7 +78,11 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         "--key", metavar="KEY", help="To sign with: a name, a file, or - for what STEREO_SIGNING_KEY holds."
     ),
     "to": click.option(
-        "--to", required=True, metavar="ROOT", help="Where it is published: a folder, or HOST/PREFIX of a registry."
+        "--to",
+        required=True,
+        metavar="ROOT",
+        callback=_refuse_web_server,
+        help="Where it is published: a folder, or HOST/PREFIX of a registry.",
     ),
     "tags": click.option(
         "--tag", "tags", multiple=True, default=("latest",), show_default=True, metavar="T", help="What moves to it."

@@ -142,5 +142,7 @@ def search(out: Output, text: str, root: str | None, plain_http: bool) -> int:
     rows = [("NAME", "NEWEST", "RELEASES", "REFERENCE")]
     rows += [(one.name, one.newest, str(one.releases), safe(one.reference)) for one in found]
     data = [vars(one) for one in found]
-    out.result(data, "\n".join(columns(rows)) if found else f"nothing with releases in {safe(str(place))}")
+    if not found:
+        out.report.note(f"nothing with releases in {safe(str(place))}")
+    out.result(data, "\n".join(columns(rows)) if found else "")
     return 0 if found else 1

@@ -45,6 +45,9 @@ def test_a_release_goes_to_the_registry_of_the_user_and_is_found_there(
     assert {row["kind"] for row in told["signed"]["amd64"]} == {"release", "provenance"}
     assert "sample-mixtape" in said(capsys, "search", "sample")[0]
     assert json.loads(said(capsys, "search", "nothing", "--json", status=1)[0]) == []
+    nothing, why = said(capsys, "search", "nothing", status=1)
+    assert nothing == ""
+    assert "nothing with releases in" in why
 
 
 def test_what_nobody_signed_is_published_with_a_word(

@@ -114,7 +114,8 @@ def prune(out: Output, keep: int, older_than: str | None, budget: str | None, dr
                 progress.advance(1)
     if not dry_run:
         finish(store)
-    lines.append("removed" if removing else "nothing was removed" + ("" if dry_run else "; --yes removes it"))
+    advice = "" if dry_run or not found else "; --yes removes it"
+    lines.append("removed" if removing else f"nothing was removed{advice}")
     out.result({**data, "removed": removing}, "\n".join(lines))
 
 

@@ -85,11 +85,11 @@ class Target:
             return
         if not self.path.is_dir() and not self.path.is_symlink():
             raise UsageError("is in the way of the dist and is no folder", where=str(self.path), hint="remove it")
+        if not (self.path / MANIFEST_FILE).is_file() and not self.path.is_symlink():
+            raise UsageError("is no dist, so it is not replaced", where=str(self.path), hint="name another folder")
         if not force and not self.formats(offer):
             hint = "look at it with `stereo verify`; --force replaces it"
             raise UsageError("is there already, with other bytes", where=str(self.path), hint=hint)
-        if not (self.path / MANIFEST_FILE).is_file() and not self.path.is_symlink():
-            raise UsageError("is no dist, so it is not replaced", where=str(self.path), hint="name another folder")
         if who := in_use(self.path, users()):
             raise StereoError(f"is in use by {who}", where=str(self.path), hint="end that first")
 

@@ -100,6 +100,7 @@ def test_prune_keeps_the_newest_and_says_what_went(store: Path, capsys: Capture)
     }
     assert there(store) == {"2026.01.31.0"}
     assert run(["dists", "prune", "--keep", "1", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith("\nnothing was removed\n"), "what is there to say yes to?"
 
 
 def test_prune_asks_on_a_terminal(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -215,7 +215,7 @@ def test_what_is_no_dist_is_never_replaced(layout: Reference, tmp_path: Path) ->
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter").write_text("dear")
     for force in (False, True):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match="is no dist"):
             get(layout, folder=tmp_path / "home", force=force)
     assert (tmp_path / "home" / "letter").read_text() == "dear"
 

@@ -165,7 +165,8 @@ class LayoutRemote:
         with self._opened(digest) as file:
             document = _read_all(file, MAX_DOCUMENT, self._place(digest))
         if (found := digest_of(document)) != digest:
-            raise DigestMismatch(f"holds {found}", where=str(self._place(digest)), hint="it was damaged; publish again")
+            hint = "it was damaged: remove it, and publish again"
+            raise DigestMismatch(f"holds {found}", where=str(self._place(digest)), hint=hint)
         return document
 
     def _count_on(self, blob: Descriptor) -> None:

@@ -189,6 +189,8 @@ def lay(target: Target, offer: Offer, beside: Mapping[str, bytes], report: Repor
         return
     with failures_explained("cannot add statements", place), staging(place, report) as folder:
         for name, data in new.items():
+            if (place / name).parent.is_symlink():
+                raise StereoError("is a symbolic link", where=str((place / name).parent), hint="remove it")
             fresh = folder / "fresh"
             fresh.write_bytes(data)
             settle(fresh, offer.manifest.build.epoch)

@@ -119,6 +119,16 @@ def test_of_a_statement_and_its_renewal_the_renewal_comes(
     assert papers(pulled, policy, end).ok
 
 
+def test_statements_do_not_go_through_a_link(reference: Reference, policy: Policy, tmp_path: Path) -> None:
+    pulled = get(reference, policy)
+    shutil.rmtree(pulled.path / "attestations")
+    (tmp_path / "elsewhere").mkdir()
+    (pulled.path / "attestations").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StereoError, match="is a symbolic link"):
+        get(reference, policy)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_stranger_who_takes_the_name_of_a_statement_does_not_take_its_place(
     reference: Reference, dist: Path, key: SecretKey, policy: Policy, tmp_path: Path
 ) -> None:

@@ -16,13 +16,14 @@ from stereo.errors import UsageError
     short_help="Publish a dist to a registry.",
     epilog="""\b
 Examples:
-  stereo publish result --to registry.example.org/mixtapes/opencode-mixtape --tag latest
+  stereo publish result --to registry.example.org/mixtapes/opencode-mixtape
+  stereo publish result --to registry.example.org/mixtapes/opencode-mixtape --tag nightly
   stereo publish dist/base/2026.01.31.0/x86_64 dist/base/2026.01.31.0/aarch64 --to oci:/srv/mixtapes/base
   stereo publish result --to base --policy policy.toml
   stereo publish result --to registry.example.org/mixtapes/base --attestations
 
-The version of the dist becomes a tag, once everything was sent, read back and compared; --tag moves
-last. A version that is there with other bytes stays; one that lacks this architecture gets it. Run
+The version of the dist becomes a tag, once everything was sent, read back and compared. Last moves
+`latest`, unless that names a newer version; or what --tag names, instead. A version that is there with other bytes stays; one that lacks this architecture gets it. Run
 again, it sends what is missing and changes nothing else. --attestations adds the signed statements
 in the dist, such as that of your own rebuild, to what is published already. Credentials are those
 of `docker login` or `podman login`.
@@ -33,7 +34,10 @@ Exit status: 0 published, 1 the dist does not verify or the registry refuses, 2 
     "dists", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path, file_okay=False, exists=True)
 )
 @click.option("--to", "reference", required=True, metavar="REF", help="The repository; its tag is the version.")
-@click.option("--tag", "floating", multiple=True, metavar="TAG", help="Also a tag that moves, such as latest.")
+@click.option(
+    "--tag", "floating", multiple=True, metavar="TAG", help="The tag that moves; default: latest. Repeatable."
+)
+@click.option("--no-tag", is_flag=True, help="Only the version, and no tag that moves.")
 @click.option(
     "--policy",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -49,6 +53,7 @@ def publish(
     dists: tuple[Path, ...],
     reference: str,
     floating: tuple[str, ...],
+    no_tag: bool,
     policy: Path | None,
     attestations: bool,
     plain_http: bool,
@@ -69,13 +74,16 @@ def publish(
         raise UsageError("is a web server, and that takes nothing", where=reference, hint=hint)
     remote = open_remote(place, plain_http=plain_http)
     believed = load_policy(policy) if policy else None
+    if floating and no_tag:
+        raise UsageError("says the opposite of --tag", where="--no-tag", hint="give one of the two")
     if attestations and (len(dists) != 1 or floating or policy):
         raise UsageError("goes with one dist, and without --tag and --policy", where="--attestations")
     keep(*dists)
     if attestations:
         done = publish_statements(dists[0], remote, report=out.report, jobs=jobs)
     else:
-        done = publish_dists(dists, remote, floating=floating, policy=believed, report=out.report, jobs=jobs)
+        tags = floating or (() if no_tag else None)
+        done = publish_dists(dists, remote, floating=tags, policy=believed, report=out.report, jobs=jobs)
     data = {"reference": done.reference, "digest": done.digest, "sent": done.sent, "tags": list(done.tags)}
     sent = f"{amount(done.sent, 'B')} sent" if done.sent else "everything was there"
     moved = f", new: {', '.join(map(safe, done.tags))}" if done.tags else ""

@@ -31,7 +31,7 @@ from stereo.registry import media
 from stereo.registry.documents import Descriptor, describe, digest_of
 from stereo.registry.errors import NotFound, RegistryError
 from stereo.registry.parse import parse_artifact
-from stereo.registry.remote import Advance, Remote
+from stereo.registry.remote import LATEST, Advance, Remote
 from stereo.report import Report
 from stereo.trust.dist import examine
 from stereo.trust.policy import Policy
@@ -57,7 +57,7 @@ def publish(
     dists: Sequence[Path],
     remote: Remote,
     *,
-    floating: Sequence[str] = (),
+    floating: Sequence[str] | None = (),
     policy: Policy | None = None,
     report: Report,
     now: datetime | None = None,
@@ -65,12 +65,15 @@ def publish(
 ) -> Published:
     """Publish dists of one version, for different architectures, and have the tags `floating` name that version.
 
+    `floating` None is `latest`, unless that names a newer version.
     With a `policy`, each must satisfy it, at the time `now`. Raises UsageError for what must not be published,
     StereoError, RegistryError, OSError; then no tag names anything that is not whole.
     """
-    _refuse_fixed(remote, floating)
+    _refuse_fixed(remote, floating or ())
     shipments = [_verified(dist, policy, now or datetime.now(UTC), report) for dist in dists]
     version = _the_version(shipments)
+    if floating is None:
+        floating = () if _newer_named(remote, LATEST, version) else (LATEST,)
     _refuse_floating(remote, floating, version)
     _refuse_another(remote, shipments[0].manifest)
     _index_with(remote, shipments)  # whatever it refuses, it refuses before anything is sent
@@ -160,11 +163,16 @@ def _refuse_floating(remote: Remote, floating: Sequence[str], version: str) -> N
     """Raises UsageError for a floating tag that would go back to an older version."""
     for tag in floating:
         where = str(remote.reference.with_tag(tag))
-        found = _tagged(remote, tag)
-        newer = version_of(found[1]) if found else None
-        if newer and is_older(version, newer):
+        if newer := _newer_named(remote, tag, version):
             hint = f"leave out `--tag {tag}`; to take {newer} back, publish the old content as a newer version"
             raise UsageError(f"names {newer}, which is newer than {version}", where=where, hint=hint)
+
+
+def _newer_named(remote: Remote, tag: str, version: str) -> str | None:
+    """The version that a floating tag names, if it is newer than `version`."""
+    found = _tagged(remote, tag)
+    named = version_of(found[1]) if found else None
+    return named if named and is_older(version, named) else None
 
 
 def _refuse_another(remote: Remote, manifest: Manifest) -> None:

@@ -93,6 +93,9 @@ def sign_dist(
     Raises UsageError for what is no release, StereoError, OSError.
     """
     refuse_what_is_no_release(dist, manifest)
+    if manifest.build.source_revision.endswith("-dirty"):
+        what = "was built from a checkout with changes that no commit has"
+        report.warn(f"{manifest.name} {manifest.version} {what}: nobody else can build it again")
     with report.step(f"Signing {manifest.name} {manifest.version}"), staging(dist.resolve(), report) as folder:
         signing = _Signing(dist.resolve(), manifest, key, terms, folder)
         built = provenance.provenance_predicate(manifest, signing.sbom(), builder_id or default_builder(key.public))

@@ -27,7 +27,7 @@ def test_a_release_goes_to_the_registry_of_the_user_and_is_found_there(
     monkeypatch.delenv("STEREO_REGISTRY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     signed(dist, tmp_path)
-    out, _ = said(capsys, "publish", dist, "--to", "sample-mixtape", "--tag", "latest", "--json")
+    out, _ = said(capsys, "publish", dist, "--to", "sample-mixtape", "--json")
     done = json.loads(out)
     assert done["tags"] == [VERSION, "latest"]
     assert "everything was there" in said(capsys, "publish", dist, "--to", "sample-mixtape", "-q")[0]
@@ -48,6 +48,22 @@ def test_a_release_goes_to_the_registry_of_the_user_and_is_found_there(
     nothing, why = said(capsys, "search", "nothing", status=1)
     assert nothing == ""
     assert "nothing with releases in" in why
+
+
+def test_latest_moves_unless_it_names_a_newer_version_or_another_tag_is_wanted(
+    dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer, place = release(tmp_path / "newer", "2026.02.01.0"), f"oci:{tmp_path}/r"
+    said(capsys, "publish", newer, "--to", place, "--no-tag")
+    assert "latest" not in said(capsys, "tags", place)[0]
+    said(capsys, "publish", newer, "--to", place)
+    said(capsys, "publish", dist, "--to", place)
+    said(capsys, "publish", dist, "--to", place, "--tag", "nightly")
+    told = said(capsys, "tags", place)[0]
+    assert "latest -> 2026.02.01.0" in told
+    assert f"nightly -> {VERSION}" in told
+    said(capsys, "publish", dist, "--to", place, "--tag", "latest", status=2)
+    said(capsys, "publish", dist, "--to", place, "--tag", "latest", "--no-tag", status=2)
 
 
 def test_what_nobody_signed_is_published_with_a_word(

@@ -91,6 +91,18 @@ def test_signing_adds_five_files_and_touches_no_other(
     assert sorted(path.name for path in dist.parent.iterdir()) == [".x86_64.lock", "x86_64"]
 
 
+def test_who_signs_what_nobody_else_can_build_hears_of_it(
+    dist: Path, manifest: Manifest, changed: Change, keys: list[SecretKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(Silent, "warn", lambda self, text: heard.append(text))
+    signed(dist, manifest, keys[0])
+    assert heard == []
+    dirty = changed(build=manifest.build.model_copy(update={"source_revision": "abc-dirty"}))
+    signed(dist, dirty, keys[1])
+    assert "nobody else can build it again" in heard[0]
+
+
 def test_the_sums_name_every_file_of_the_build(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:
     before = content(dist)
     signed(dist, manifest, keys[0])

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stereo.check.verify import verify
-from stereo.distribution.merge import is_older, merged_index, name_of, release_number, version_of
+from stereo.distribution.merge import is_older, merged_index, version_of
 from stereo.distribution.parallel import side_by_side
 from stereo.distribution.readback import refuse_lost_blobs, refuse_lost_documents, refuse_lost_referrers
 from stereo.distribution.shipment import (
@@ -26,7 +26,7 @@ from stereo.distribution.shipment import (
     shipment_of,
 )
 from stereo.errors import StereoError, UsageError, shown
-from stereo.model.manifest import Manifest, is_release
+from stereo.model.manifest import is_release
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, describe, digest_of
 from stereo.registry.errors import NotFound, RegistryError
@@ -75,7 +75,6 @@ def publish(
     if floating is None:
         floating = () if _newer_named(remote, LATEST, version) else (LATEST,)
     _refuse_floating(remote, floating, version)
-    _refuse_another(remote, shipments[0].manifest)
     _index_with(remote, shipments)  # whatever it refuses, it refuses before anything is sent
     blobs = [blob for one in shipments for blob in one.all_blobs()]
     sent = _send(remote, blobs, report, jobs)
@@ -173,15 +172,6 @@ def _newer_named(remote: Remote, tag: str, version: str) -> str | None:
     found = _tagged(remote, tag)
     named = version_of(found[1]) if found else None
     return named if named and is_older(version, named) else None
-
-
-def _refuse_another(remote: Remote, manifest: Manifest) -> None:
-    """Raises UsageError if the newest other release there is of another mixtape: who pulls `latest` would get that."""
-    releases = [tag for tag in remote.tags() if is_release(tag) and tag != manifest.version]
-    found = _tagged(remote, max(releases, key=release_number)) if releases else None
-    if found and (there := name_of(found[1])) and there != manifest.name:
-        what = f"has releases of {shown(there, 80)}, and this is {manifest.name}"
-        raise UsageError(what, where=str(remote.reference), hint="publish to a repository of its own")
 
 
 def _tagged(remote: Remote, tag: str) -> tuple[Descriptor, bytes] | None:

@@ -96,17 +96,6 @@ def test_a_version_with_other_bytes_is_refused_before_anything_is_sent(signed_di
     assert remote.changes == []
 
 
-def test_a_repository_holds_one_mixtape(signed_dist: Path, tmp_path: Path) -> None:
-    remote = layout(tmp_path / "r")
-    newer = tuple(shipment_of(release(tmp_path / "newer", "2026.01.09.0")).entries)
-    for version, name in (("2026.01.10.0", "another"), ("2026.01.09.0", "sample-mixtape")):
-        remote.put_manifest(image_index(name, version, newer), media.IMAGE_INDEX, version)
-    with pytest.raises(UsageError, match="has releases of another, and this is sample-mixtape") as refused:
-        go(signed_dist, remote)
-    assert refused.value.hint
-    assert VERSION not in remote.tags()
-
-
 def other_architecture(dist: Path, remote: LayoutRemote) -> list[Descriptor]:
     """Have the version hold only the manifests of the same dist for another architecture."""
     manifest = shipment_of(dist).manifest.model_copy(update={"arch": "aarch64-linux"})

@@ -23,10 +23,10 @@ Examples:
   stereo publish result --to registry.example.org/mixtapes/base --attestations
 
 The version of the dist becomes a tag, once everything was sent, read back and compared. Last moves
-`latest`, unless that names a newer version; or what --tag names, instead. A version that is there with other bytes stays; one that lacks this architecture gets it. Run
-again, it sends what is missing and changes nothing else. --attestations adds the signed statements
-in the dist, such as that of your own rebuild, to what is published already. Credentials are those
-of `docker login` or `podman login`.
+`latest`, unless that names a newer version; or what --tag names, instead. A version that is there
+with other bytes stays; one that lacks this architecture gets it. Run again, it sends what is missing
+and changes nothing else. --attestations adds the signed statements in the dist, such as that of your
+own rebuild, to what is published already. Credentials are those of `docker login` or `podman login`.
 
 Exit status: 0 published, 1 the dist does not verify or the registry refuses, 2 it is no release.""",
 )

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 
 from stereo.distribution.offer import Offer, Said, read_frames
+from stereo.distribution.parallel import PULSE
 from stereo.distribution.partial import Patience, StoppedError, Traffic, Wanted, obtain
 from stereo.distribution.receive import Content
 from stereo.distribution.stock import Stock, Stretch
@@ -95,7 +96,8 @@ def _side_by_side(work: Sequence[Callable[[], None]], jobs: int, traffic: Traffi
         thread.start()
     try:
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(PULSE)
     except BaseException:
         traffic.stop.set()
         for thread in threads:

@@ -48,6 +48,11 @@ def version_of(index: bytes) -> str | None:
     return version if is_release(version) else None
 
 
+def name_of(index: bytes) -> str | None:
+    """The mixtape that an index of ours says it is of; None for anything else."""
+    return parse_index(index).annotations.get(media.TITLE) if version_of(index) else None
+
+
 def is_older(one: str, other: str) -> bool:
     """Whether release `one` came before release `other`."""
     return release_number(one) < release_number(other)

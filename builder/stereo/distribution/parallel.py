@@ -11,6 +11,10 @@ from typing import TypeVar
 from stereo.registry.remote import Advance
 from stereo.report import Report
 
+PULSE = 0.2
+"""Seconds that a wait for threads lasts at most before it begins again. A signal that reaches the process just when
+its main thread falls asleep, or in another thread, is heard only when that wakes up."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -61,7 +65,10 @@ def side_by_side(
         done: dict[int, Result] = {}
         try:
             while len(done) < len(items):
-                found = ended.get()
+                try:
+                    found = ended.get(timeout=PULSE)
+                except Empty:
+                    continue
                 if isinstance(found, BaseException):
                     raise found
                 done[found[0]] = found[1]

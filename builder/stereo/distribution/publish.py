@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stereo.check.verify import verify
-from stereo.distribution.merge import is_older, merged_index, version_of
+from stereo.distribution.merge import is_older, merged_index, name_of, version_of
 from stereo.distribution.parallel import side_by_side
 from stereo.distribution.readback import refuse_lost_blobs, refuse_lost_documents, refuse_lost_referrers
 from stereo.distribution.shipment import (
@@ -71,10 +71,10 @@ def publish(
     """
     _refuse_fixed(remote, floating or ())
     shipments = [_verified(dist, policy, now or datetime.now(UTC), report) for dist in dists]
-    version = _the_version(shipments)
+    name, version = _the_release(shipments)
     if floating is None:
-        floating = () if _newer_named(remote, LATEST, version) else (LATEST,)
-    _refuse_floating(remote, floating, version)
+        floating = () if _newer_named(remote, LATEST, name, version) else (LATEST,)
+    _refuse_floating(remote, floating, name, version)
     _index_with(remote, shipments)  # whatever it refuses, it refuses before anything is sent
     blobs = [blob for one in shipments for blob in one.all_blobs()]
     sent = _send(remote, blobs, report, jobs)
@@ -86,7 +86,7 @@ def publish(
     for one in shipments:
         refuse_lost_documents(remote, [*one.manifests.values(), *(each.data for each in one.referrers)])
         refuse_lost_referrers(remote, one.subject, _kinds(one.referrers))
-    return replace(_tag(remote, shipments, version, floating), sent=sent)
+    return replace(_tag(remote, shipments, name, version, floating), sent=sent)
 
 
 def publish_statements(dist: Path, remote: Remote, *, report: Report, jobs: int = JOBS) -> Published:
@@ -137,8 +137,8 @@ def _verified(dist: Path, policy: Policy | None, now: datetime, report: Report) 
     return shipment
 
 
-def _the_version(shipments: Sequence[Shipment]) -> str:
-    """The one version of them all. Raises UsageError."""
+def _the_release(shipments: Sequence[Shipment]) -> tuple[str, str]:
+    """The one name and version of them all. Raises UsageError."""
     names = {(one.manifest.name, one.manifest.version) for one in shipments}
     if len(names) != 1:
         said = ", ".join(sorted(" ".join(each) for each in names)) or "nothing"
@@ -147,7 +147,7 @@ def _the_version(shipments: Sequence[Shipment]) -> str:
     archs = [one.manifest.arch for one in shipments]
     if len(set(archs)) != len(archs):
         raise UsageError(f"two dists are for {min(archs)}", hint="publish one for each architecture")
-    return shipments[0].manifest.version
+    return shipments[0].manifest.name, shipments[0].manifest.version
 
 
 def _refuse_fixed(remote: Remote, floating: Sequence[str]) -> None:
@@ -158,18 +158,26 @@ def _refuse_fixed(remote: Remote, floating: Sequence[str]) -> None:
             raise UsageError("is the tag of one document for ever", where=where, hint="--tag latest, --tag nightly")
 
 
-def _refuse_floating(remote: Remote, floating: Sequence[str], version: str) -> None:
-    """Raises UsageError for a floating tag that would go back to an older version."""
+def _refuse_floating(remote: Remote, floating: Sequence[str], name: str, version: str) -> None:
+    """Raises UsageError for a floating tag that would go back to an older version, or over to another mixtape."""
     for tag in floating:
         where = str(remote.reference.with_tag(tag))
-        if newer := _newer_named(remote, tag, version):
+        if newer := _newer_named(remote, tag, name, version):
             hint = f"leave out `--tag {tag}`; to take {newer} back, publish the old content as a newer version"
             raise UsageError(f"names {newer}, which is newer than {version}", where=where, hint=hint)
 
 
-def _newer_named(remote: Remote, tag: str, version: str) -> str | None:
-    """The version that a floating tag names, if it is newer than `version`."""
+def _newer_named(remote: Remote, tag: str, name: str, version: str) -> str | None:
+    """The version that a floating tag names, if it is newer than `version`.
+
+    Raises UsageError if it names another mixtape: who pulls by that tag would get this one in its place.
+    """
     found = _tagged(remote, tag)
+    there = name_of(found[1]) if found else None
+    if there not in (None, name):
+        hint = "a repository holds one mixtape: publish this one to a repository of its own"
+        where = str(remote.reference.with_tag(tag))
+        raise UsageError(f"names {shown(there, 80)}, and this is {name}", where=where, hint=hint)
     named = version_of(found[1]) if found else None
     return named if named and is_older(version, named) else None
 
@@ -226,7 +234,7 @@ def _send_cosign(remote: Remote, shipment: Shipment, subject: Descriptor) -> Non
     raise RegistryError(f"does not keep {tag}", where=str(remote.reference), hint=_LATER)
 
 
-def _tag(remote: Remote, shipments: Sequence[Shipment], version: str, floating: Sequence[str]) -> Published:
+def _tag(remote: Remote, shipments: Sequence[Shipment], name: str, version: str, floating: Sequence[str]) -> Published:
     """Have the tags name the version, beginning again when somebody else had them name something else meanwhile."""
     changed: dict[str, None] = {}
     for _ in range(_ROUNDS):
@@ -245,7 +253,7 @@ def _tag(remote: Remote, shipments: Sequence[Shipment], version: str, floating: 
         if not _names(remote, version, index):
             continue
         for tag in floating:
-            _refuse_floating(remote, [tag], version)
+            _refuse_floating(remote, [tag], name, version)
             if not _names(remote, tag, index):
                 remote.put_manifest(document, media.IMAGE_INDEX, tag)
                 changed[tag] = None

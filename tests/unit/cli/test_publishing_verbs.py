@@ -66,6 +66,16 @@ def test_latest_moves_unless_it_names_a_newer_version_or_another_tag_is_wanted(
     said(capsys, "publish", dist, "--to", place, "--tag", "latest", "--no-tag", status=2)
 
 
+def test_latest_never_becomes_another_mixtape(dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place, other = f"oci:{tmp_path}/r", release(tmp_path / "other", "2026.02.01.0", name="other-mixtape")
+    said(capsys, "publish", dist, "--to", place)
+    before = said(capsys, "tags", place)[0]
+    for words in ((), ("--tag", "latest")):
+        _, complaint = said(capsys, "publish", other, "--to", place, *words, status=2)
+        assert "names sample-mixtape, and this is other-mixtape" in complaint
+    assert said(capsys, "tags", place)[0] == before
+
+
 def test_what_nobody_signed_is_published_with_a_word(
     dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,18 +19,22 @@ from stereo.report import Silent
 from stereo.trust.keyfiles import load_secret, make_key
 from stereo.trust.sign import Terms, sign_dist
 
-VERSION = "2026.01.02.0"
+NAME, VERSION = "sample-mixtape", "2026.01.02.0"
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def release(
-    folder: Path, version: str = VERSION, kernel: bytes = b"kernel" * 2000, content: bytes = b"content"
+    folder: Path,
+    version: str = VERSION,
+    kernel: bytes = b"kernel" * 2000,
+    content: bytes = b"content",
+    name: str = NAME,
 ) -> Path:
-    """A dist of sample-mixtape in that version, with `content` in its root."""
-    said = file(OS_RELEASE.replace(VERSION.encode(), version.encode()))
+    """A dist of that mixtape in that version, with `content` in its root."""
+    said = file(OS_RELEASE.replace(VERSION.encode(), version.encode()).replace(NAME.encode(), name.encode()))
     make_dist(folder, root={**SAMPLE, "/usr/lib/os-release": said, "/usr/content": file(content)}, kernel=kernel)
     manifest = folder / "mixtape.toml"
-    manifest.write_text(manifest.read_text().replace(VERSION, version))
+    manifest.write_text(manifest.read_text().replace(VERSION, version).replace(NAME, name))
     return folder
 
 

@@ -142,7 +142,7 @@ def test_tls_and_a_password(test_tools: Path, stereo: Stereo, tmp_path: Path) ->
         argv = ("publish", dist, "--to", f"{registry.host}/sample", "--json")
         right = registry.environment()
         done = json.loads(stereo(*argv, cwd=tmp_path, env=right).stdout)
-        assert done["tags"] == [VERSION]
+        assert done["tags"] == [VERSION, "latest"]
         (tmp_path / "nobody").mkdir()
         nobody = {**right, "DOCKER_CONFIG": str(tmp_path / "nobody")}
         refused = stereo(*argv, cwd=tmp_path, env=nobody, status=1)

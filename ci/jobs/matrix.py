@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from ci.jobs.options import SETTINGS, level_of, options
 
-from stereo.cli.options import arch_option, locks_option, mirror_option, version_option
+from stereo.cli.options import arch_option, building_options, locks_option, mirror_option, version_option
 from stereo.cli.output import Output, speaking
 from stereo.cli.plans import plan_of
 from stereo.cli.version import revision_of
@@ -49,15 +49,7 @@ Exit status: 0 all built or unchanged, 1 something failed, 2 wrong usage.""",
 @version_option
 @arch_option
 @options("level", "quick")
-@click.option("--offline", is_flag=True, help="Use only what the store holds.")
-@click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("dist"),
-    show_default=True,
-    metavar="DIR",
-    help="Where NAME/VERSION/ARCH is made.",
-)
+@building_options
 @click.option("--log", type=_FILE, metavar="FILE", help="Append what each worker does to it, as lines of JSON.")
 @mirror_option
 @locks_option

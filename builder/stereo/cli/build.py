@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from stereo.cli.measure import amount
-from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument, version_option
+from stereo.cli.options import (
+    arch_option,
+    building_options,
+    locks_option,
+    mirror_option,
+    mixtape_argument,
+    version_option,
+)
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
@@ -40,15 +47,7 @@ Exit status: 0 built or unchanged, 1 failed, 2 wrong usage.""",
     "--level", type=click.IntRange(1, 22), metavar="N", help="zstd level of the compressed disks; default: 19."
 )
 @click.option("--quick", is_flag=True, help="Compress lightly (level 3): larger files, sooner.")
-@click.option("--offline", is_flag=True, help="Use only what the store holds.")
-@click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("dist"),
-    show_default=True,
-    metavar="DIR",
-    help="Where NAME/VERSION/ARCH is made.",
-)
+@building_options
 @click.option("--force", is_flag=True, help="Assemble again, and replace a release whose bytes change.")
 @click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N", help="Work at most on N things at once; default: cores."

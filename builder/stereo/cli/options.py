@@ -57,6 +57,19 @@ def version_option(verb: Verb) -> Verb:
     return click.option("--version", metavar="V", help=text)(verb)
 
 
+def building_options(verb: Verb) -> Verb:
+    """--offline and --output-dir of what builds dists."""
+    verb = click.option(
+        "--output-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("dist"),
+        show_default=True,
+        metavar="DIR",
+        help="Where NAME/VERSION/ARCH is made.",
+    )(verb)
+    return click.option("--offline", is_flag=True, help="Use only what the store holds.")(verb)
+
+
 def dist_argument(name: str) -> Callable[[Verb], Verb]:
     """A folder that `stereo build` made."""
     return click.argument(name, type=click.Path(path_type=Path, file_okay=False, exists=True))

@@ -22,7 +22,7 @@ SCHEMA = 1
 MAX_BYTES = 4 << 20
 MAX_FRAMES = 32_768
 MAX_CONTENT = 64 << 20
-"""Bytes that one frame may become. Ours are at most 24 MiB; who applies an index may hold one in memory."""
+"""Bytes that one frame may become. Ours are at most 12 MiB; who applies an index may hold one in memory."""
 
 _HEX = frozenset("0123456789abcdef")
 _KEYS = ("schema", "file", "sha256", "size", "content", "frames")

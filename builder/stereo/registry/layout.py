@@ -21,7 +21,7 @@ from pathlib import Path
 from stereo.assemble.files import failures_explained, open_plain, settle_folder
 from stereo.errors import StereoError
 from stereo.registry.documents import Descriptor, digest_of
-from stereo.registry.errors import DigestMismatch, Malformed, NotFound, no_version
+from stereo.registry.errors import DigestMismatch, Malformed, NotFound
 from stereo.registry.layout_index import (
     INDEX_FILE,
     MAX_INDEX,
@@ -30,8 +30,9 @@ from stereo.registry.layout_index import (
     LayoutIndex,
     check_version,
     entry_of,
+    manifest_named,
 )
-from stereo.registry.parse import MAX_DOCUMENT, is_digest, media_type_of
+from stereo.registry.parse import MAX_DOCUMENT
 from stereo.registry.reference import Reference
 from stereo.registry.remote import MAX_REPOSITORIES, Advance, BlobStream
 from stereo.registry.strict import canonical
@@ -53,14 +54,7 @@ class LayoutRemote:
         return sorted(self._index().tags())
 
     def get_manifest(self, version: str) -> tuple[Descriptor, bytes]:
-        digest = version
-        if not is_digest(version):
-            named = self._index().tags().get(version)
-            if named is None:
-                raise no_version(version, self.reference.name)
-            digest = named.digest
-        document = self._document(digest)
-        return Descriptor(media_type_of(document, digest), digest, len(document)), document
+        return manifest_named(version, self._index, self._document, self.reference.name)
 
     @contextmanager
     def open_blob(self, blob: Descriptor, offset: int = 0, length: int | None = None) -> Iterator[BlobStream]:

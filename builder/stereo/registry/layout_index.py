@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from stereo.registry import media
 from stereo.registry.documents import Descriptor
-from stereo.registry.errors import Malformed
-from stereo.registry.parse import MAX_DOCUMENT, parse_artifact, parse_index
+from stereo.registry.errors import Malformed, no_version
+from stereo.registry.parse import MAX_DOCUMENT, is_digest, media_type_of, parse_artifact, parse_index
 from stereo.registry.remote import MAX_REFERRERS
 from stereo.registry.strict import canonical, read_json
 
@@ -30,6 +30,23 @@ def check_version(data: bytes, where: str) -> None:
     table = read_json(data, limit=4096, what=where)
     if not isinstance(table, dict) or table.get("imageLayoutVersion") != VERSION["imageLayoutVersion"]:
         raise Malformed("is no OCI layout of version 1.0.0", where=where)
+
+
+def manifest_named(
+    version: str, index: Callable[[], LayoutIndex], read: Callable[[str], bytes], where: str
+) -> tuple[Descriptor, bytes]:
+    """The document that `version` (a tag or digest) names, of a layout wherever it is; `read` checks the digest.
+
+    Raises NotFound, and whatever `index` and `read` raise.
+    """
+    digest = version
+    if not is_digest(version):
+        named = index().tags().get(version)
+        if named is None:
+            raise no_version(version, where)
+        digest = named.digest
+    document = read(digest)
+    return Descriptor(media_type_of(document, digest), digest, len(document)), document
 
 
 @dataclass(frozen=True)

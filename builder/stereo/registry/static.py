@@ -10,10 +10,9 @@ from typing import NoReturn
 
 from stereo.errors import UsageError
 from stereo.registry.documents import Descriptor, digest_of
-from stereo.registry.errors import DigestMismatch, NotFound, no_version
+from stereo.registry.errors import DigestMismatch, NotFound
 from stereo.registry.hosts import permitted_hosts
-from stereo.registry.layout_index import INDEX_FILE, VERSION_FILE, LayoutIndex, check_version
-from stereo.registry.parse import is_digest, media_type_of
+from stereo.registry.layout_index import INDEX_FILE, VERSION_FILE, LayoutIndex, check_version, manifest_named
 from stereo.registry.reference import Reference
 from stereo.registry.remote import Advance, BlobStream, Limits
 from stereo.registry.transport import Transport
@@ -35,14 +34,7 @@ class StaticRemote:
             return []
 
     def get_manifest(self, version: str) -> tuple[Descriptor, bytes]:
-        digest = version
-        if not is_digest(version):
-            named = self._index().tags().get(version)
-            if named is None:
-                raise no_version(version, self.reference.name)
-            digest = named.digest
-        document = self._document(digest)
-        return Descriptor(media_type_of(document, digest), digest, len(document)), document
+        return manifest_named(version, self._index, self._document, self.reference.name)
 
     def open_blob(
         self, blob: Descriptor, offset: int = 0, length: int | None = None

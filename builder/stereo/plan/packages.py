@@ -31,7 +31,8 @@ _SYSTEM = (
     "udev",
 )
 
-# What builds, derives, checks and boots images: a tree beside the host's own system, so that no host is too old.
+# What builds, derives, checks and boots images: a tree beside the host's own system, so that no host is too old. Each
+# host has what it takes for images of both architectures: to run their programs, and to boot them.
 _TOOLS = (
     "apt",
     "cpio",
@@ -45,9 +46,14 @@ _TOOLS = (
     "mawk",
     "mkosi",
     "mtools",
+    "ovmf",
     "passt",
     "python3-minimal",
     "python3-pefile",
+    "qemu-efi-aarch64",
+    "qemu-system-arm",
+    "qemu-system-x86",
+    "qemu-user",
     "qemu-utils",
     "reprepro",
     "systemd",
@@ -57,10 +63,6 @@ _TOOLS = (
     "virtiofsd",
     "zstd",
 )
-_TOOLS_OF = {
-    Architecture.X86_64: ("qemu-system-x86", "ovmf"),
-    Architecture.AARCH64: ("qemu-system-arm", "qemu-efi-aarch64"),
-}
 
 # What tests and benchmarks hold ours against. No build depends on it, so no bootstrap: only what these programs load.
 _TEST_TOOLS = (
@@ -111,7 +113,7 @@ def image_request(mixtape: Mixtape, arch: Architecture) -> Request:
 
 def tools_request(arch: Architecture) -> Request:
     """What the lock of the tools tree must hold."""
-    return Request("tools", arch, {"tools": (*_BOOTSTRAP, *_TOOLS, *_TOOLS_OF[arch])})
+    return Request("tools", arch, {"tools": (*_BOOTSTRAP, *_TOOLS)})
 
 
 def tools_of_tests_request(arch: Architecture) -> Request:

@@ -9,13 +9,15 @@ from uuid import UUID
 
 import zstandard
 
-from makers.disk import DISK_UUID, ESP, LINUX, ROOT, ROOT_VERITY, make_cpio, make_gpt, make_pe, make_qcow2, make_verity
+from makers.disk import DISK_UUID, ESP, LINUX, make_cpio, make_gpt, make_pe, make_qcow2, make_verity
 from makers.erofs import make_erofs
 from makers.ext4 import make_ext4
 from makers.node import SAMPLE, Files, directory, file
 from makers.vfat import make_vfat
 from stereo.artifacts import gpt
+from stereo.artifacts.pe import REMOVABLE_PATH
 from stereo.artifacts.region import Region
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import CYCLONEDX_FILE, SCHEMA, SPDX_FILE, Manifest, parse_manifest, render_manifest
 
 STATE_UUID = "99999999-8888-7777-6666-555555555555"
@@ -64,6 +66,7 @@ def make_dist(
     level: int = 3,
     packed_qcow2: bytes | None = None,
     qcow2_bits: int = 12,
+    arch: Architecture = Architecture.X86_64,
 ) -> Manifest:
     """Write a dist to `folder` and return its manifest. `uki_initrd` is another initrd than the UKI should hold."""
     system = make_erofs(SYSTEM | root)
@@ -79,12 +82,12 @@ def make_dist(
             (".initrd", packed if uki_initrd is None else uki_initrd),
         ]
     )
-    loader = {"/": directory(), "/EFI": directory(), "/EFI/BOOT": directory(), "/EFI/BOOT/BOOTX64.EFI": file(uki)}
+    loader = {"/": directory(), "/EFI": directory(), "/EFI/BOOT": directory(), REMOVABLE_PATH[arch.system]: file(uki)}
     raw = make_gpt(
         [
             ("esp", ESP, ESP_UUID, make_vfat(loader, clusters=400)),
-            ("root", ROOT, str(UUID(root_hash[:32])), system),
-            ("root-verity", ROOT_VERITY, str(UUID(root_hash[32:])), hashes),
+            ("root", gpt.ROOT[arch.system], str(UUID(root_hash[:32])), system),
+            ("root-verity", gpt.ROOT_VERITY[arch.system], str(UUID(root_hash[32:])), hashes),
             ("state", LINUX, STATE_UUID, make_ext4(state)),
         ]
     )
@@ -103,6 +106,7 @@ def make_dist(
             **make_sboms(root_hash),
         },
         root_hash,
+        arch,
     )
 
 
@@ -117,7 +121,9 @@ def make_sboms(root_hash: str) -> dict[str, bytes]:
     return {CYCLONEDX_FILE: json.dumps(cyclonedx).encode(), SPDX_FILE: json.dumps(spdx).encode()}
 
 
-def write_dist(folder: Path, files: dict[str, bytes], root_hash: str) -> Manifest:
+def write_dist(
+    folder: Path, files: dict[str, bytes], root_hash: str, arch: Architecture = Architecture.X86_64
+) -> Manifest:
     """Write the files and a manifest that describes them."""
     folder.mkdir(parents=True)
     for name, data in files.items():
@@ -128,7 +134,7 @@ def write_dist(folder: Path, files: dict[str, bytes], root_hash: str) -> Manifes
             "schema": SCHEMA,
             "name": "sample-mixtape",
             "version": "2026.01.02.0",
-            "arch": "x86_64-linux",
+            "arch": arch.system,
             "dev": False,
             "artifacts": {
                 "raw": _disk(files, "stereos.img"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from makers.dist import OS_RELEASE, make_dist
 from makers.node import SAMPLE, file
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import parse_manifest
 from stereo.registry import media
 from stereo.registry.documents import Descriptor
@@ -29,10 +30,12 @@ def release(
     kernel: bytes = b"kernel" * 2000,
     content: bytes = b"content",
     name: str = NAME,
+    arch: Architecture = Architecture.X86_64,
 ) -> Path:
     """A dist of that mixtape in that version, with `content` in its root."""
     said = file(OS_RELEASE.replace(VERSION.encode(), version.encode()).replace(NAME.encode(), name.encode()))
-    make_dist(folder, root={**SAMPLE, "/usr/lib/os-release": said, "/usr/content": file(content)}, kernel=kernel)
+    root = {**SAMPLE, "/usr/lib/os-release": said, "/usr/content": file(content)}
+    make_dist(folder, root=root, kernel=kernel, arch=arch)
     manifest = folder / "mixtape.toml"
     manifest.write_text(manifest.read_text().replace(VERSION, version).replace(NAME, name))
     return folder

@@ -8,6 +8,8 @@ from pathlib import Path
 from ci.benchmark import reference
 from ci.benchmark.figures import Figure
 
+from stereo.dists import dist_in
+from stereo.model.architecture import Architecture
 from stereo.report import Report, Silent
 from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
 from stereo.vm.machine import Accelerator, Disk, MachineSpec
@@ -33,13 +35,13 @@ def alternate(
 
 def ours(dist: Path, form: Form) -> tuple[MachineSpec, str]:
     """A dist of ours in one of its forms, until its daemon says that it is ready."""
-    return make_spec(BootFiles.in_folder(dist), form, Accelerator.TCG, size=_SIZE), "ready"
+    return make_spec(BootFiles.in_folder(dist), form, dist_in(dist).arch, Accelerator.TCG, size=_SIZE), "ready"
 
 
-def theirs(folder: Path) -> tuple[MachineSpec, str]:
+def theirs(folder: Path, arch: Architecture) -> tuple[MachineSpec, str]:
     """The reference's raw disk on the same machine, by UEFI, until its console shows multi-user."""
     disk = Disk(folder / reference.DISK, "raw")
-    return MachineSpec(disk, None, Accelerator.TCG, _SIZE.cpus, _SIZE.memory), reference.UP
+    return MachineSpec(disk, arch, None, Accelerator.TCG, _SIZE.cpus, _SIZE.memory), reference.UP
 
 
 def by_turns(first: Callable[[], float], second: Callable[[], float], times: int) -> tuple[Figure, Figure]:

@@ -23,6 +23,7 @@ from stereo.cli.measure import amount
 from stereo.cli.options import mirror_option
 from stereo.cli.plain import PlainReport
 from stereo.cli.plans import DEFAULT_LEVEL, plan_of
+from stereo.dists import dist_in
 from stereo.errors import StereoError
 from stereo.inputs.sources import Overrides, Sources
 from stereo.inputs.store import Store
@@ -140,7 +141,7 @@ class Bench:
         specs = {row: boots.ours(self.ours.dist, form) for row, form in forms.items() if self.wants(row)}
         if not specs:
             return {}
-        specs[reference.NAME] = boots.theirs(self.reference.folder)
+        specs[reference.NAME] = boots.theirs(self.reference.folder, dist_in(self.ours.dist).arch)
         taken = boots.alternate(Programs.find(self.tools), self.work / "scratch", self.report, specs, self.boots)
         return {row: (taken[row], taken[reference.NAME]) for row in specs if row != reference.NAME}
 

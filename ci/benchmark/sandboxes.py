@@ -22,6 +22,7 @@ from ci.benchmark.boots import by_turns
 from ci.benchmark.figures import Figure
 
 from stereo.cli.machines import need_programs
+from stereo.dists import dist_in
 from stereo.errors import StereoError
 from stereo.paths import Cache
 from stereo.report import Report, Silent
@@ -216,8 +217,9 @@ def _parser(desk: Desk) -> Pair:
 def _live(desk: Desk) -> Pair:
     """How many bytes the daemon in a machine has grown by after so many broken lines; it must still answer."""
     cache = Cache.from_environment()
-    backend = QemuBackend(need_programs(cache, desk.report), cache.work)
-    spec = make_spec(BootFiles.in_folder(desk.dist), Form.KERNEL, Accelerator.TCG)
+    arch = dist_in(desk.dist).arch
+    backend = QemuBackend(need_programs(cache, desk.report, arch), cache.work)
+    spec = make_spec(BootFiles.in_folder(desk.dist), Form.KERNEL, arch, Accelerator.TCG)
 
     async def abuse() -> float:
         async with running(backend, spec, Silent()) as machine:

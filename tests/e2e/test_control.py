@@ -181,6 +181,7 @@ def found(
         make_spec(
             BootFiles.in_folder(base),
             Form.KERNEL,
+            programs.arch,
             choose(programs, cache.probe, Silent()),
             network=Nat((Forward(port, 1024),)),
         ),

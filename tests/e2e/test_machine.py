@@ -126,7 +126,9 @@ async def answer_of(port: int, seconds: float = 30) -> str:
 
 @pytest.fixture(scope="module")
 def spec(dist: Path, tools_tree: Path, cache: Cache) -> MachineSpec:
-    return make_spec(BootFiles.in_folder(dist), Form.KERNEL, choose(Programs.find(tools_tree), cache.probe, Silent()))
+    programs = Programs.find(tools_tree)
+    accelerator = choose(programs, cache.probe, Silent())
+    return make_spec(BootFiles.in_folder(dist), Form.KERNEL, programs.arch, accelerator)
 
 
 @pytest.fixture(scope="module")
@@ -432,8 +434,9 @@ from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
 dist, tree, folder = map(Path, sys.argv[1:4])
 async def run():
-    spec = make_spec(BootFiles.in_folder(dist), Form.KERNEL, Accelerator.TCG, network=Bridged("br0"))
-    async with QemuBackend(Programs.find(tree), folder / "scratch").start(spec):
+    programs = Programs.find(tree)
+    spec = make_spec(BootFiles.in_folder(dist), Form.KERNEL, programs.arch, Accelerator.TCG, network=Bridged("br0"))
+    async with QemuBackend(programs, folder / "scratch").start(spec):
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
             wire.bind(("br0", 0))
             wire.settimeout(120)
@@ -477,9 +480,10 @@ from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
 dist, tree, folder = map(Path, sys.argv[1:4])
 async def run():
-    spec = make_spec(BootFiles.in_folder(dist), Form.KERNEL, Accelerator.TCG, network=Nat())
+    programs = Programs.find(tree)
+    spec = make_spec(BootFiles.in_folder(dist), Form.KERNEL, programs.arch, Accelerator.TCG, network=Nat())
     spec = replace(spec, shares=(Share("data", folder),))
-    async with QemuBackend(Programs.find(tree), folder / "scratch").start(spec):
+    async with QemuBackend(programs, folder / "scratch").start(spec):
         print("up", flush=True)
         await asyncio.sleep(60)
 asyncio.run(run())

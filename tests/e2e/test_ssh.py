@@ -63,7 +63,7 @@ def answers(
     port = free_port()
     accelerator = choose(programs, cache.probe, Silent())
     network = Nat((Forward(port, 22),))
-    spec = make_spec(BootFiles.in_folder(dev_dist), Form.KERNEL, accelerator, network=network)
+    spec = make_spec(BootFiles.in_folder(dev_dist), Form.KERNEL, programs.arch, accelerator, network=network)
 
     async def ask() -> dict[str, Any]:
         async with running(backend, spec, Silent(), timeout=300) as booted:

@@ -191,7 +191,7 @@ def answers(
 ) -> dict[str, Any]:
     programs = Programs.find(tools_tree)
     backend = QemuBackend(programs, tmp_path_factory.mktemp("scratch"))
-    spec = make_spec(BootFiles.in_folder(base), Form.KERNEL, choose(programs, cache.probe, Silent()))
+    spec = make_spec(BootFiles.in_folder(base), Form.KERNEL, programs.arch, choose(programs, cache.probe, Silent()))
 
     async def boot() -> dict[str, Any]:
         async with asyncio.timeout(SECONDS), running(backend, spec, Silent(), timeout=SECONDS) as booted:

@@ -9,13 +9,13 @@ from stereo.errors import StereoError
 from stereo.paths import Cache
 from stereo.vm.accel import probe
 from stereo.vm.machine import Accelerator
-from stereo.vm.programs import Programs
+from stereo.vm.programs import Programs, own_architecture
 
 
 @pytest.fixture(scope="module")
 def programs() -> Programs:
     try:
-        return find_programs(Cache.from_environment())
+        return find_programs(Cache.from_environment(), own_architecture())
     except StereoError as error:
         pytest.skip(f"{error}: a build makes a tools tree that has one")
 

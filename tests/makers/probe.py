@@ -19,6 +19,7 @@ from makers.node import file
 from stereo.artifacts.cpio import Cpio
 from stereo.artifacts.region import OpenFile
 from stereo.artifacts.tree import find
+from stereo.dists import dist_in
 from stereo.report import Silent
 from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
 from stereo.vm.machine import Accelerator, MachineSpec, Nat
@@ -76,7 +77,7 @@ class Prober:
         tell: Callable[[str], None],
         program: Path = PROGRAM,
     ) -> None:
-        self._files = BootFiles.in_folder(dist)
+        self._files, self._arch = BootFiles.in_folder(dist), dist_in(dist).arch
         self.backend = backend
         self._accelerator, self._tell = accelerator, tell
         self._initrd = folder / "initrd-with-probe"
@@ -84,7 +85,9 @@ class Prober:
 
     def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
         """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""
-        spec = make_spec(self._files, Form.KERNEL, self._accelerator, size=MachineSize(disk=room), network=Nat())
+        spec = make_spec(
+            self._files, Form.KERNEL, self._arch, self._accelerator, size=MachineSize(disk=room), network=Nat()
+        )
         assert spec.kernel
         kernel = replace(spec.kernel, initrd=self._initrd, cmdline=f"{spec.kernel.cmdline} {words}".rstrip())
         return replace(spec, kernel=kernel, disk=replace(spec.disk, path=disk or spec.disk.path))

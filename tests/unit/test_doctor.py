@@ -17,6 +17,7 @@ from stereo.doctor import Check, Status, largest_range, namespace_limits, run_ch
 from stereo.errors import StereoError
 from stereo.inputs.npmrc import NpmConfig
 from stereo.inputs.sources import Sources
+from stereo.model.architecture import Architecture
 from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm import accel, enclosure
@@ -53,6 +54,7 @@ def well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
         qemu_img=("qemu-img",),
         firmware=Firmware(tmp_path / "code", tmp_path / "vars"),
         origin="the tools tree",
+        arch=Architecture.X86_64,
         passt=("passt",),
         virtiofsd=("virtiofsd",),
     )

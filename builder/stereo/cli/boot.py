@@ -70,6 +70,7 @@ def boot(
 ) -> None:
     """Boot a dist: the raw disk, the qcow2 disk, or its kernel directly."""
     from stereo.cli.machines import need_programs
+    from stereo.dists import dist_in
     from stereo.vm.accel import choose
     from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
     from stereo.vm.boot import boot as boot_until
@@ -79,11 +80,12 @@ def boot(
     if until is None and (out.json or not sys.stdin.isatty()):
         until = "ready"  # nobody is there to end the machine
     cache = Cache.from_environment()
-    programs = need_programs(cache, out.report)
+    arch = dist_in(folder).arch
+    programs = need_programs(cache, out.report, arch)
     accelerator = choose(programs, cache.probe, out.report)
     size = MachineSize(cpus=cpus, memory=memory)
     card = Nat() if network else None
-    spec = make_spec(BootFiles.in_folder(folder), Form(form), accelerator, size=size, network=card)
+    spec = make_spec(BootFiles.in_folder(folder), Form(form), arch, accelerator, size=size, network=card)
     backend = QemuBackend(programs, cache.work)
     keep(folder, *([programs.tree] if programs.tree else []))
     with ExitStack() as stack:

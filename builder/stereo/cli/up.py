@@ -104,12 +104,13 @@ def apply(out: Output, config: Path) -> None:
 def _equipped(out: Output, job: Job) -> Job:
     """The job with what runs it, and the dist found to be what its manifest says."""
     from stereo.cli.machines import need_programs
+    from stereo.model.architecture import Architecture
     from stereo.paths import Cache
     from stereo.sandbox.intact import check_intact
     from stereo.vm.accel import choose
 
     cache = Cache.from_environment()
-    programs = need_programs(cache, out.report, sandbox=True)
+    programs = need_programs(cache, out.report, Architecture(job.arch), sandbox=True)
     accelerator = choose(programs, cache.probe, out.report)
     check_intact(Path(job.dist), job.manifest, cache.verified, out.report)
     return replace(job, tools=str(programs.tree) if programs.tree else None, accelerator=accelerator.value)

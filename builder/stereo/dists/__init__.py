@@ -33,7 +33,7 @@ class Dist:
     path: Path
     name: str
     version: str
-    arch: str
+    arch: Architecture
     manifest_digest: str
 
 
@@ -125,8 +125,13 @@ def resolve(reference: str, *, store: Path | None = None, arch: str | None = Non
     machine's. Raises UsageError when there is no such dist, StereoError when it is not what it should be.
     """
     if "/" in reference or reference in (".", "..", "~"):
-        return _read(Path(reference), "give the folder that `stereo build` made")
+        return dist_in(Path(reference))
     return _stored(reference, store or store_folder(), arch or platform.machine())
+
+
+def dist_in(folder: Path) -> Dist:
+    """The dist in `folder`. Raises UsageError when there is none, StereoError when its manifest is not valid."""
+    return _read(folder, "give the folder that `stereo build` made")
 
 
 def _stored(reference: str, store: Path, arch: str) -> Dist:
@@ -182,4 +187,4 @@ def _read(path: Path, hint: str) -> Dist:
     except OSError as error:
         reason = "is no dist: it has no mixtape.toml" if path.is_dir() else f"is no dist: {error.strerror}"
         raise UsageError(reason, where=str(path), hint=hint) from error
-    return Dist(path, manifest.name, manifest.version, Architecture.from_system(manifest.arch).value, digest)
+    return Dist(path, manifest.name, manifest.version, Architecture.from_system(manifest.arch), digest)

@@ -27,6 +27,11 @@ class Architecture(StrEnum):
         return f"{self.value}-linux"
 
     @classmethod
+    def from_machine(cls, machine: str) -> Architecture:
+        """What `platform.machine()` tells, on macOS too. Raises ValueError for one that is not ours."""
+        return cls({"arm64": "aarch64", "amd64": "x86_64"}.get(machine.lower(), machine))
+
+    @classmethod
     def from_system(cls, system: str) -> Architecture:
         """The architecture of a mixtape.toml's `arch`. Raises ValueError for any other text."""
         value, dash, kernel = system.rpartition("-")

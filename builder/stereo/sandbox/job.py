@@ -51,6 +51,7 @@ class Job:
     mixtape: str
     dist: str
     manifest: str
+    arch: str
     cpus: int
     memory: int
     disk: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from stereo.model.architecture import Architecture
 from stereo.sandbox.job import Job, host_ports
 from stereo.sandbox.provision import tag
 from stereo.sandbox.state import Folder
@@ -16,7 +17,8 @@ def machine_spec(job: Job, folder: Folder) -> MachineSpec:
     """What to start: the dist's kernel, directly, over a disk of the sandbox's own. Raises StereoError."""
     size = MachineSize(job.cpus, job.memory, job.disk)
     files = BootFiles.in_folder(Path(job.dist))
-    spec = make_spec(files, Form.KERNEL, Accelerator(job.accelerator), size=size, network=_network(job))
+    arch, accelerator = Architecture(job.arch), Accelerator(job.accelerator)
+    spec = make_spec(files, Form.KERNEL, arch, accelerator, size=size, network=_network(job))
     return replace(
         spec,
         disk=replace(spec.disk, changes=folder.overlay),
@@ -29,7 +31,8 @@ def backend_of(job: Job) -> Backend:
     from stereo.vm.programs import Programs
     from stereo.vm.qemu import QemuBackend
 
-    return QemuBackend(Programs.find(Path(job.tools) if job.tools else None), Path(job.scratch))
+    programs = Programs.find(Path(job.tools) if job.tools else None, Architecture(job.arch))
+    return QemuBackend(programs, Path(job.scratch))
 
 
 def _network(job: Job) -> Network | None:

@@ -51,6 +51,7 @@ def job_of(jcard: Jcard, file: Path, dist: Dist) -> Job:
         mixtape=f"{dist.name}:{dist.version}",
         dist=str(dist.path),
         manifest=dist.manifest_digest,
+        arch=dist.arch,
         cpus=jcard.resources.cpus,
         memory=jcard.resources.memory // _MIB,
         disk=jcard.resources.disk,

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.report import Report
 from stereo.vm.console import Console, Sink
 from stereo.vm.control import Control, GuestError, Health
@@ -59,17 +60,21 @@ class MachineSize:
 def make_spec(
     files: BootFiles,
     form: Form,
+    arch: Architecture,
     accelerator: Accelerator,
     *,
     size: MachineSize = MachineSize(),
     network: Network | None = None,
 ) -> MachineSpec:
-    """The machine that boots `files` in `form`. Raises StereoError if the kernel's command line cannot be read."""
+    """The machine of `arch` that boots `files` in `form`.
+
+    Raises StereoError if the kernel's command line cannot be read.
+    """
     disk = Disk(files.qcow2, "qcow2", size.disk) if form is Form.QCOW2 else Disk(files.raw, "raw", size.disk)
     kernel = None
     if form is Form.KERNEL:
         kernel = KernelBoot(files.kernel, files.initrd, _read_cmdline(files.cmdline))
-    return MachineSpec(disk, kernel, accelerator, size.cpus, size.memory, network)
+    return MachineSpec(disk, arch, kernel, accelerator, size.cpus, size.memory, network)
 
 
 class Booted:

@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
+from stereo.model.architecture import Architecture
+
 DiskFormat = Literal["raw", "qcow2"]
 Transport = Literal["tcp", "udp"]
 
@@ -103,6 +105,7 @@ class MachineSpec:
     """A machine to start. Without `kernel` it boots its disk by UEFI. `memory` is in MiB."""
 
     disk: Disk
+    arch: Architecture
     kernel: KernelBoot | None = None
     accelerator: Accelerator = Accelerator.TCG
     cpus: int = 2

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stereo import dists
 from stereo import doctor as doctor_module
 from stereo.assemble import dist as dist_module
 from stereo.build.budget import size_of
@@ -19,6 +20,7 @@ from stereo.cli import build as build_module
 from stereo.cli import machines, plans
 from stereo.cli.app import run
 from stereo.cli.sweep import heaps, running_build
+from stereo.dists import Dist
 from stereo.doctor import Check, Status
 from stereo.errors import StereoError
 from stereo.holding import holding
@@ -34,6 +36,7 @@ from stereo.vm.timeline import Phase, Timeline
 
 Capture = pytest.CaptureFixture[str]
 CHECKOUT = Checkout.containing_this_package()
+X86 = Architecture.X86_64
 
 
 @pytest.fixture(autouse=True)
@@ -274,6 +277,7 @@ def test_boot_waits_for_ready_where_nobody_types(words: list[str], monkeypatch: 
         asked.append(until)
         return Timeline((Phase("ready", 1.0),), 1.0)
 
+    monkeypatch.setattr(dists, "dist_in", lambda folder: Dist(folder, "base", "1", X86, ""))
     monkeypatch.setattr(machines, "need_programs", lambda *_: _programs("here", firmware=True))
     monkeypatch.setattr(accel_module, "choose", lambda *_: Accelerator.TCG)
     monkeypatch.setattr(boot_module.BootFiles, "in_folder", lambda _: None)
@@ -289,7 +293,7 @@ def test_boot_refuses_machines_that_cannot_be(words: list[str], tmp_path: Path) 
 
 
 def _programs(origin: str, firmware: bool) -> Programs:
-    return Programs(("qemu",), ("qemu-img",), Firmware(Path("c"), Path("v")) if firmware else None, origin)
+    return Programs(("qemu",), ("qemu-img",), Firmware(Path("c"), Path("v")) if firmware else None, origin, X86)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +307,7 @@ def _programs(origin: str, firmware: bool) -> Programs:
 def test_machines_use_the_locked_qemu_then_the_hosts_then_make_the_tools(
     tree: bool, host: bool, origin: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(folder: Path | None = None) -> Programs:
+    def find(folder: Path | None, arch: Architecture) -> Programs:
         if folder == Path("made"):
             return _programs("made", True)
         if not (tree if folder else host):
@@ -312,13 +316,13 @@ def test_machines_use_the_locked_qemu_then_the_hosts_then_make_the_tools(
 
     monkeypatch.setattr(Programs, "find", find)
     monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
-    assert machines.need_programs(cache, Silent()).origin == origin
+    assert machines.need_programs(cache, Silent(), X86).origin == origin
 
 
 def test_a_host_without_firmware_gets_the_locked_tools(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Programs, "find", lambda folder=None: _programs(str(folder), folder == Path("made")))
+    monkeypatch.setattr(Programs, "find", lambda folder, arch: _programs(str(folder), folder == Path("made")))
     monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
-    assert machines.need_programs(cache, Silent()).origin == "made"
+    assert machines.need_programs(cache, Silent(), X86).origin == "made"
 
 
 def test_clean_leaves_the_tools_of_a_running_machine(cache: Cache, capsys: Capture) -> None:

@@ -32,7 +32,9 @@ SECRET = "a-value-for-nobody-to-see"
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(launch, "SUPERVISOR", (sys.executable, str(PLAYED)))
-    monkeypatch.setattr(machines, "need_programs", lambda cache, report, sandbox: Programs((), (), None, "nowhere"))
+    monkeypatch.setattr(
+        machines, "need_programs", lambda cache, report, arch, sandbox: Programs((), (), None, "nowhere", arch)
+    )
     monkeypatch.setattr(accel, "choose", lambda programs, cache, report: Accelerator.TCG)
     for variable in ("STATE", "CACHE", "DATA", "CONFIG"):
         monkeypatch.setenv(f"XDG_{variable}_HOME", str(tmp_path / variable.lower()))

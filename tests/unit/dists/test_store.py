@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from makers.dist import make_dist
 from stereo.dists import Dist, entries, register, resolve, store_folder
 from stereo.errors import StereoError, UsageError
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import MANIFEST_FILE, Manifest, render_manifest
 
-ARCH = "x86_64"
+ARCH = Architecture.X86_64
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from stereo.sandbox.state import Folder
 from stereo.sandbox.tunnels import reserve
 
 JOB = Job(
-    *("box", "/j", "base:1", "/dist", "0" * 64),
+    *("box", "/j", "base:1", "/dist", "0" * 64, "x86_64"),
     cpus=1,
     memory=512,
     disk=1 << 30,

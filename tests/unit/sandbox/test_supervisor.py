@@ -40,7 +40,7 @@ def job(tmp_path: Path) -> Job:
     (dist / "cmdline").write_text("quiet")
     (dist / "behaviour").write_text("")
     return Job(
-        *("box", "/home/me/jcard.toml", "base:2026.01.31.0", str(dist), "0" * 64),
+        *("box", "/home/me/jcard.toml", "base:2026.01.31.0", str(dist), "0" * 64, "x86_64"),
         cpus=1,
         memory=512,
         disk=1 << 30,

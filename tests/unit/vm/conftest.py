@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stereo.model.architecture import Architecture
 from stereo.vm.machine import Disk, KernelBoot, MachineSpec
 from stereo.vm.programs import Firmware, Programs
 
@@ -47,6 +48,7 @@ def fake_programs(tmp_path: Path) -> MakePrograms:
             qemu_img=(sys.executable, "-c", _MAKE_OVERLAY),
             firmware=Firmware(tmp_path / "code.fd", tmp_path / "variables.fd"),
             origin="a test",
+            arch=Architecture.X86_64,
             visible=visible(fake),
         )
 
@@ -58,4 +60,4 @@ def spec(tmp_path: Path) -> MachineSpec:
     for name in ("stereos.img", "bzImage", "initrd"):
         (tmp_path / name).write_bytes(b"content")
     kernel = KernelBoot(tmp_path / "bzImage", tmp_path / "initrd", "quiet")
-    return MachineSpec(Disk(tmp_path / "stereos.img", "raw"), kernel)
+    return MachineSpec(Disk(tmp_path / "stereos.img", "raw"), Architecture.X86_64, kernel)

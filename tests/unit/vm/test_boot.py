@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.report import Silent
 from stereo.vm.boot import BootFiles, Form, MachineSize, attend, boot, make_spec, running
 from stereo.vm.machine import Accelerator, Disk, MachineSpec
@@ -27,6 +28,7 @@ from unit.vm.conftest import fake_qemu, visible
 MakePrograms = Callable[[str], Programs]
 
 ROOT = Path(__file__).resolve().parents[3]
+ARM = Architecture.AARCH64
 
 
 def backend(programs: Programs, tmp_path: Path) -> QemuBackend:
@@ -151,6 +153,7 @@ def test_what_is_typed_reaches_the_console(fake_programs: MakePrograms, spec: Ma
 _PARENT = """
 import sys, os
 from pathlib import Path
+from stereo.model.architecture import Architecture
 from stereo.report import Silent
 from stereo.vm.boot import boot
 from stereo.vm.machine import Disk, KernelBoot, MachineSpec
@@ -158,9 +161,9 @@ from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
 fake, folder, behaviour, visible = sys.argv[1], Path(sys.argv[2]), sys.argv[3], tuple(sys.argv[4:])
 make = (sys.executable, "-c", "import sys; open(sys.argv[-1], 'w')")
-programs = Programs((sys.executable, fake, behaviour), make, None, "a test", visible=visible)
+programs = Programs((sys.executable, fake, behaviour), make, None, "a test", Architecture.X86_64, visible=visible)
 spec = MachineSpec(
-    Disk(folder / "stereos.img", "raw"), KernelBoot(folder / "bzImage", folder / "initrd", "")
+    Disk(folder / "stereos.img", "raw"), Architecture.X86_64, KernelBoot(folder / "bzImage", folder / "initrd", "")
 )
 boot(QemuBackend(programs, folder / "scratch"), spec, Silent(), until="never", timeout=60)
 """
@@ -239,7 +242,7 @@ def test_the_forms_of_a_dist_start_from_their_own_files(tmp_path: Path) -> None:
     (tmp_path / "cmdline").write_text("quiet roothash=ab")
     files = BootFiles.in_folder(tmp_path)
     size = MachineSize(cpus=1, memory=512)
-    raw, qcow2, kernel = (make_spec(files, form, Accelerator.TCG, size=size) for form in Form)
+    raw, qcow2, kernel = (make_spec(files, form, ARM, Accelerator.TCG, size=size) for form in Form)
     assert (raw.disk.path.name, raw.disk.format, raw.kernel) == ("stereos.img", "raw", None)
     assert (qcow2.disk.path.name, qcow2.disk.format, qcow2.kernel) == ("stereos.qcow2", "qcow2", None)
     assert kernel.kernel
@@ -249,16 +252,16 @@ def test_the_forms_of_a_dist_start_from_their_own_files(tmp_path: Path) -> None:
         "initrd",
         "quiet roothash=ab",
     )
-    assert (kernel.cpus, kernel.memory) == (1, 512)
+    assert (kernel.arch, kernel.cpus, kernel.memory) == (ARM, 1, 512)
 
 
 @pytest.mark.parametrize("content", [b"quiet\nroot", b"quiet\x00", b"\xff", b"x" * 5000])
 def test_a_command_line_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cmdline").write_bytes(content)
     with pytest.raises(StereoError, match="no kernel command line"):
-        make_spec(BootFiles.in_folder(tmp_path), Form.KERNEL, Accelerator.TCG)
+        make_spec(BootFiles.in_folder(tmp_path), Form.KERNEL, ARM, Accelerator.TCG)
 
 
 def test_a_missing_command_line_is_told(tmp_path: Path) -> None:
     with pytest.raises(StereoError, match="cannot read the kernel's command line"):
-        make_spec(BootFiles.in_folder(tmp_path), Form.KERNEL, Accelerator.TCG)
+        make_spec(BootFiles.in_folder(tmp_path), Form.KERNEL, ARM, Accelerator.TCG)

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
-from stereo.vm.programs import Programs
+from stereo.model.architecture import Architecture
+from stereo.vm import programs as programs_module
+from stereo.vm.programs import Programs, own_architecture
 
 LOADER = "usr/lib64/ld-linux-x86-64.so.2"
+ARM_LOADER = "usr/lib/ld-linux-aarch64.so.1"
+
+
+@pytest.fixture(autouse=True)
+def on_x86_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs_module.platform, "machine", lambda: "x86_64")
 
 
 def make_tree(root: Path, *names: str) -> Path:
@@ -37,6 +45,35 @@ def test_programs_of_a_tools_tree_run_on_its_own_libraries(tmp_path: Path) -> No
     assert programs.qemu[4:] == ("-L", str(tree / "usr/share/qemu"), "-L", str(tree / "usr/share/seabios"))
     assert programs.closed_environment()["QEMU_MODULE_DIR"] == str(tree / "usr/lib/x86_64-linux-gnu/qemu")
     assert programs.need_firmware().code == tree / "usr/share/OVMF/OVMF_CODE_4M.fd"
+
+
+def test_guests_of_another_architecture_have_a_qemu_and_firmware_of_their_own(tmp_path: Path) -> None:
+    firmware = ("usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd")
+    tree = make_tree(tmp_path, LOADER, "usr/bin/qemu-system-aarch64", "usr/bin/qemu-img", *firmware)
+    programs = Programs.find(tree, Architecture.AARCH64)
+    assert programs.arch is Architecture.AARCH64
+    assert programs.qemu[3] == str(tree / "usr/bin/qemu-system-aarch64")
+    assert programs.need_firmware().code == tree / firmware[0]
+    with pytest.raises(StereoError, match="qemu-system-x86_64: not in the tools tree"):
+        Programs.find(tree, Architecture.X86_64)
+
+
+@pytest.mark.parametrize("guest", Architecture)
+def test_on_an_arm_host_the_tools_tree_is_of_that_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: Architecture
+) -> None:
+    monkeypatch.setattr(programs_module.platform, "machine", lambda: "aarch64")
+    tree = make_tree(tmp_path, ARM_LOADER, f"usr/bin/qemu-system-{guest}", "usr/bin/qemu-img", "usr/bin/passt")
+    prefix = (str(tree / ARM_LOADER), "--library-path", str(tree / "usr/lib/aarch64-linux-gnu"))
+    programs = Programs.find(tree, guest)
+    assert programs.qemu[:4] == (*prefix, str(tree / f"usr/bin/qemu-system-{guest}"))
+    assert programs.need_passt()[:3] == prefix
+
+
+def test_a_host_that_is_none_of_ours_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs_module.platform, "machine", lambda: "riscv64")
+    with pytest.raises(StereoError, match=r"no machines on riscv64 .one of x86_64, aarch64"):
+        own_architecture()
 
 
 def test_what_serves_machines_comes_from_the_same_tree(tmp_path: Path) -> None:
@@ -81,6 +118,15 @@ def test_a_host_without_one_of_them_is_told_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StereoError, match=f"no {missing} on this machine .install qemu-system-x86"):
         Programs.find()
+
+
+def test_a_host_without_the_qemu_of_another_architecture_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path, "qemu-img", "qemu-system-x86_64")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StereoError, match=r"no qemu-system-aarch64.*install qemu-system-arm, .*qemu-efi-aarch64"):
+        Programs.find(None, Architecture.AARCH64)
 
 
 def test_missing_firmware_is_told_when_it_is_needed(tmp_path: Path) -> None:

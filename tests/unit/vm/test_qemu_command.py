@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.vm.machine import Accelerator, Bridged, Disk, Forward, Gated, KernelBoot, MachineSpec, Nat, Share
 from stereo.vm.qemu_command import Wiring, command_arguments
 
@@ -24,7 +25,7 @@ WIRING = Wiring(
     descriptors=(6, 7),
 )
 UEFI = replace(WIRING, firmware_code="/dev/fdset/8", firmware_variables="/dev/fdset/9")
-RAW = MachineSpec(Disk(Path("/dist/stereos.img"), "raw"))
+RAW = MachineSpec(Disk(Path("/dist/stereos.img"), "raw"), Architecture.X86_64)
 KERNEL = replace(
     RAW,
     kernel=KernelBoot(Path("/dist/bzImage"), Path("/dist/initrd"), "quiet roothash=ab"),
@@ -77,7 +78,7 @@ def test_uefi_boot_has_the_firmware_read_only_and_variables_of_its_own() -> None
 
 
 def test_a_qcow2_is_never_allowed_to_name_another_file() -> None:
-    spec = MachineSpec(Disk(Path("/dist/stereos.qcow2"), "qcow2"))
+    spec = MachineSpec(Disk(Path("/dist/stereos.qcow2"), "qcow2"), Architecture.X86_64)
     disk = json.loads(values(golden(spec, UEFI), "-blockdev")[-1])
     assert disk["backing"]["driver"] == "qcow2"
     assert disk["backing"]["backing"] is None

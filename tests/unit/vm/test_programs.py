@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
-from stereo.vm import programs as programs_module
 from stereo.vm.programs import Programs, own_architecture
 
 LOADER = "usr/lib64/ld-linux-x86-64.so.2"
@@ -17,7 +17,7 @@ ARM_LOADER = "usr/lib/ld-linux-aarch64.so.1"
 
 @pytest.fixture(autouse=True)
 def on_x86_64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
 
 def make_tree(root: Path, *names: str) -> Path:
@@ -62,7 +62,7 @@ def test_guests_of_another_architecture_have_a_qemu_and_firmware_of_their_own(tm
 def test_on_an_arm_host_the_tools_tree_is_of_that_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest: Architecture
 ) -> None:
-    monkeypatch.setattr(programs_module.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     tree = make_tree(tmp_path, ARM_LOADER, f"usr/bin/qemu-system-{guest}", "usr/bin/qemu-img", "usr/bin/passt")
     prefix = (str(tree / ARM_LOADER), "--library-path", str(tree / "usr/lib/aarch64-linux-gnu"))
     programs = Programs.find(tree, guest)
@@ -71,7 +71,7 @@ def test_on_an_arm_host_the_tools_tree_is_of_that_architecture(
 
 
 def test_a_host_that_is_none_of_ours_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs_module.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(StereoError, match=r"no machines on riscv64 .one of x86_64, aarch64"):
         own_architecture()
 

@@ -71,6 +71,8 @@ _TEST_TOOLS = (
     "cosign",
     "docker-registry",
     "gpgv",
+    "libvirt-common",
+    "libxml2-utils",
     "oras",
     "skopeo",
     "systemd-container",

@@ -77,14 +77,19 @@ class Stereo:
 
             listener = Thread(target=listen, daemon=True)
             listener.start()
+            late = False
             try:
                 child.wait(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                late = True
             finally:
                 end_group(child)
             listener.join(5)
             stdout.seek(0)
             out = stdout.read()
         done = subprocess.CompletedProcess(argv, child.returncode, out, "".join(said))
+        if late:
+            raise AssertionError(f"{words}: not done after {timeout:g} s\n{out}{done.stderr}")
         if status is not None and done.returncode != status:
             raise AssertionError(f"{words}: status {done.returncode}, not {status}\n{out}{done.stderr}")
         return done

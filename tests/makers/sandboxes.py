@@ -39,9 +39,9 @@ class Desk:
         return path
 
     def __call__(
-        self, *words: str | Path, env: Mapping[str, str] | None = None, status: int | None = 0, timeout: float = 300
+        self, *words: str | Path, env: Mapping[str, str] | None = None, status: int | None = 0, timeout: float = 420
     ) -> CompletedProcess[str]:
-        """Run a verb in the folder of jcard.toml."""
+        """Run a verb in the folder of jcard.toml. `up` gives a boot 300 s, and then says what the console showed."""
         variables = {**self.variables, **(env or {})}
         return self.stereo(*words, cwd=self.home, env=variables, status=status, timeout=timeout)
 

@@ -61,6 +61,7 @@ def make_dist(
     initrd: Files = INITRD,
     state: Files = STATE,
     kernel: bytes = b"kernel" * 2000,
+    bzimage: bytes | None = None,
     words: str = "quiet",
     uki_initrd: bytes | None = None,
     level: int = 3,
@@ -68,12 +69,15 @@ def make_dist(
     qcow2_bits: int = 12,
     arch: Architecture = Architecture.X86_64,
 ) -> Manifest:
-    """Write a dist to `folder` and return its manifest. `uki_initrd` is another initrd than the UKI should hold."""
+    """Write a dist to `folder` and return its manifest.
+
+    `uki_initrd` is another initrd than the UKI should hold, `bzimage` a whole kernel file instead of one with `kernel`.
+    """
     system = make_erofs(SYSTEM | root)
     hashes, root_hash = make_verity(system)
     packed = zstandard.compress(make_cpio(initrd))
     cmdline = f"{words} roothash={root_hash}".encode()
-    bzimage = make_pe([(".text", kernel)])
+    bzimage = make_pe([(".text", kernel)]) if bzimage is None else bzimage
     uki = make_pe(
         [
             (".osrel", b"ID=stereos\n"),

@@ -93,13 +93,18 @@ class _FrameReader:
 
 
 def decompressed(
-    region: Region, most: int, *, seen: Callable[[bytes], object] | None = None, chunk: int = CHUNK
+    region: Region,
+    most: int,
+    *,
+    seen: Callable[[bytes], object] | None = None,
+    chunk: int = CHUNK,
+    window: int = LARGEST_WINDOW,
 ) -> Iterator[bytes]:
     """The content, at most `chunk` bytes at a time; `seen` is called with every compressed byte, in order.
 
-    Raises FormatError when it is damaged or as soon as there are more than `most` bytes of it.
+    Raises FormatError when it is damaged, wants a larger `window`, or has more than `most` bytes.
     """
-    machine = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+    machine = zstandard.ZstdDecompressor(max_window_size=window)
     total = 0
     for frame in frames(region):
         source = _FrameReader(region, frame, seen)
@@ -130,10 +135,10 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="stereo-")  # noqa: SIM115
 
-    def fill(self, region: Region, most: int) -> Region:
+    def fill(self, region: Region, most: int, *, window: int = LARGEST_WINDOW) -> Region:
         """Unpack `region`, at most `most` bytes, and return the content. Zeros take no room. Raises FormatError."""
         size = 0
-        for data in decompressed(region, most):
+        for data in decompressed(region, most, window=window):
             if data.strip(b"\0"):
                 os.pwrite(self._file.fileno(), data, size)
             size += len(data)

@@ -1,0 +1,66 @@
+"""Which of the forms a kernel file has that loaders tell apart, and what the header of an arm64 Image says.
+
+See the kernel's arch/arm64/booting.rst for Image; EFI zboot is that of drivers/firmware/efi/libstub/zboot-header.S.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+
+from stereo.artifacts import bzimage, elf
+from stereo.artifacts.region import FormatError, Region
+
+IMAGE_MAGIC, _IMAGE_MAGIC_AT = b"ARM\x64", 56
+_IMAGE = struct.Struct("<8xQQQ")
+_IMAGE_HEADER = 64
+_ZBOOT = b"zimg"
+
+
+class Kernel(StrEnum):
+    """The form of a kernel file. The value is how one calls it."""
+
+    BZIMAGE = "bzImage"
+    ELF = "ELF vmlinux"
+    IMAGE = "uncompressed arm64 Image"
+    ZBOOT = "EFI zboot"
+    GZIP = "gzip"
+    PE = "EFI program"
+
+
+def kernel_form(region: Region) -> Kernel:
+    """What `region` holds, by its first bytes alone. Raises FormatError for anything else.
+
+    A bzImage and an Image are EFI programs too, and a zboot kernel is nothing else: what says more is asked first.
+    """
+    head = region.read(0, min(0x206, region.size))
+    if head[bzimage.MAGIC_AT : bzimage.MAGIC_AT + 4] == bzimage.MAGIC:
+        return Kernel.BZIMAGE
+    if head[:4] == elf.MAGIC:
+        return Kernel.ELF
+    if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == IMAGE_MAGIC:
+        return Kernel.IMAGE
+    if head[:2] == b"MZ":
+        return Kernel.ZBOOT if head[4:8] == _ZBOOT else Kernel.PE
+    if head[:2] == b"\x1f\x8b":
+        return Kernel.GZIP
+    raise region.fault("no kernel that is known: neither bzImage nor ELF, Image, EFI program or gzip")
+
+
+class Image:
+    """An uncompressed arm64 Image. Raises FormatError when its header is not that of one that can be booted here.
+
+    `memory` is how many bytes it takes once it is loaded, and `text_offset` where it wants to be above a 2 MiB border.
+    """
+
+    def __init__(self, region: Region) -> None:
+        if region.size < _IMAGE_HEADER or region.read(_IMAGE_MAGIC_AT, 4) != IMAGE_MAGIC:
+            raise region.fault("not an arm64 Image")
+        self.text_offset, self.memory, flags = region.unpack(_IMAGE, 0)
+        if flags & 1:
+            raise region.fault("a big-endian arm64 Image")
+        if self.memory < region.size:
+            raise region.fault(f"an arm64 Image of {region.size} bytes that claims to need {self.memory}")
+
+
+__all__ = ["IMAGE_MAGIC", "FormatError", "Image", "Kernel", "kernel_form"]

@@ -24,8 +24,9 @@ Examples:
 
 The version of the dist becomes a tag, once everything was sent, read back and compared. Last moves
 `latest`, unless that names a newer version; or what --tag names, instead. A version that is there
-with other bytes stays; one that lacks this architecture gets it. Run again, it sends what is missing
-and changes nothing else. --attestations adds the signed statements in the dist, such as that of your
+with other bytes stays; one that lacks this architecture gets it. No tag moves to a version for fewer
+architectures than the one it names: of those that come one after the other, the last moves `latest`.
+Run again, it sends what is missing and changes nothing else. --attestations adds the signed statements in the dist, such as that of your
 own rebuild, to what is published already. Credentials are those of `docker login` or `podman login`.
 
 Exit status: 0 published, 1 the dist does not verify or the registry refuses, 2 it is no release.""",
@@ -38,6 +39,7 @@ Exit status: 0 published, 1 the dist does not verify or the registry refuses, 2 
     "--tag", "floating", multiple=True, metavar="TAG", help="The tag that moves; default: latest. Repeatable."
 )
 @click.option("--no-tag", is_flag=True, help="Only the version, and no tag that moves.")
+@click.option("--allow-fewer", is_flag=True, help="Move tags also away from versions for more architectures.")
 @click.option(
     "--policy",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -54,6 +56,7 @@ def publish(
     reference: str,
     floating: tuple[str, ...],
     no_tag: bool,
+    allow_fewer: bool,
     policy: Path | None,
     attestations: bool,
     plain_http: bool,
@@ -83,7 +86,9 @@ def publish(
         done = publish_statements(dists[0], remote, report=out.report, jobs=jobs)
     else:
         tags = floating or (() if no_tag else None)
-        done = publish_dists(dists, remote, floating=tags, policy=believed, report=out.report, jobs=jobs)
+        done = publish_dists(
+            dists, remote, floating=tags, allow_fewer=allow_fewer, policy=believed, report=out.report, jobs=jobs
+        )
     data = {"reference": done.reference, "digest": done.digest, "sent": done.sent, "tags": list(done.tags)}
     sent = f"{amount(done.sent, 'B')} sent" if done.sent else "everything was there"
     moved = f", new: {', '.join(map(safe, done.tags))}" if done.tags else ""

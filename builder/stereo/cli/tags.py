@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +23,7 @@ _SHORT = len("sha256:") + 12
 Examples:
   stereo tags registry.example.org/mixtapes/base
   stereo tags oci:/srv/mixtapes/base --json | jq -r '.versions[0]'
+  stereo tags base --json | jq -r '.architectures | to_entries[] | select(.value | index("aarch64")).key'
 
 Exit status: 0 shown, 1 there are none or the registry refuses, 2 wrong usage.""",
 )
@@ -30,7 +31,7 @@ Exit status: 0 shown, 1 there are none or the registry refuses, 2 wrong usage.""
 @_plain_http
 @speaking(as_json=True)
 def tags(out: Output, reference: str, plain_http: bool) -> None:
-    """List versions, the newest first, and what floating tags such as latest name."""
+    """List versions, the newest first, for which machines they are, and what floating tags such as latest name."""
     from stereo.distribution.overview import tags_of
     from stereo.registry.reference import parse_reference
     from stereo.registry.remote import open_remote
@@ -38,11 +39,22 @@ def tags(out: Output, reference: str, plain_http: bool) -> None:
     found = tags_of(open_remote(parse_reference(reference), plain_http=plain_http))
     data = {
         "versions": list(found.releases),
-        "floating": [{"tag": tag, "digest": digest, "version": said} for tag, digest, said in found.floating],
+        "architectures": {version: list(archs) for version, archs in found.architectures.items()},
+        "floating": [
+            {"tag": one.tag, "digest": one.digest, "version": one.release, "architectures": list(one.architectures)}
+            for one in found.floating
+        ],
     }
-    lines = list(found.releases)
-    lines += [f"{safe(tag)} -> {said or 'no mixtape'} ({digest[:_SHORT]})" for tag, digest, said in found.floating]
-    out.result(data, "\n".join(lines))
+    rows = [(version, _machines(found.architectures.get(version))) for version in found.releases]
+    rows += [
+        (f"{safe(one.tag)} -> {one.release or 'no mixtape'} ({one.digest[:_SHORT]})", _machines(one.architectures))
+        for one in found.floating
+    ]
+    out.result(data, "\n".join(columns(rows)))
+
+
+def _machines(architectures: Sequence[str] | None) -> str:
+    return ", ".join(architectures or ())
 
 
 @click.command(
@@ -98,11 +110,11 @@ def _lines(found: Overview) -> Iterator[str]:
     yield f"{safe(found.name)} {safe(found.version)}  {found.digest}"
     for image in found.images:
         total = amount(sum(size for _, size, _ in image.layers), "B")
-        yield f"\n{safe(image.architecture)} {image.disk_format}, {total}  {image.digest}"
+        yield f"\n{_machine(image.architecture)} {image.disk_format}, {total}  {image.digest}"
         rows = [(f"  {name}", amount(size, "B"), digest[:_SHORT]) for name, size, digest in image.layers]
         yield from columns(rows)
     for arch, signed in found.signed.items():
-        yield f"\nabout {safe(arch)}"
+        yield f"\nabout {_machine(arch)}"
         yield f"  SBOM: {', '.join(map(safe, found.sboms[arch])) or 'none'}"
         yield f"  checksums: {', '.join(map(safe, found.checksums[arch])) or 'none'}"
         for one in signed:
@@ -111,6 +123,14 @@ def _lines(found: Overview) -> Iterator[str]:
             yield f"  {safe(one.kind)}: signed by {keys}{when} (not checked)"
         if not signed:
             yield "  nobody signed it"
+
+
+def _machine(architecture: str) -> str:
+    """OCI's name of an architecture behind ours, which `--arch` takes."""
+    from stereo.model.architecture import Architecture
+
+    known = {one.debian: one.value for one in Architecture}
+    return f"{known[architecture]} ({architecture})" if architecture in known else safe(architecture)
 
 
 @click.command(
@@ -139,9 +159,11 @@ def search(out: Output, text: str, root: str | None, plain_http: bool) -> int:
     found, more = search_root(place, text, plain_http=plain_http)
     if more:
         out.report.warn(f"there are more names than the {MOST_FOUND} that were looked at: say more of the name")
-    rows = [("NAME", "NEWEST", "RELEASES", "REFERENCE")]
-    rows += [(one.name, one.newest, str(one.releases), safe(one.reference)) for one in found]
-    data = [vars(one) for one in found]
+    rows = [("NAME", "NEWEST", "FOR", "RELEASES", "REFERENCE")]
+    rows += [
+        (one.name, one.newest, _machines(one.architectures), str(one.releases), safe(one.reference)) for one in found
+    ]
+    data = [{**vars(one), "architectures": list(one.architectures)} for one in found]
     if not found:
         out.report.note(f"nothing with releases in {safe(str(place))}")
     out.result(data, "\n".join(columns(rows)) if found else "")

@@ -110,12 +110,15 @@ def refuse_older(offer: Offer, reference: Reference, store: Path, *, allow: bool
     """Raises StereoError if a floating tag leads to an older release than one that came from the same place before.
 
     Whoever holds a registry could otherwise hand out, as the latest, what has known faults and a good signature.
+    Each architecture is looked at by itself: a release may be there for one of them first.
     """
     version = offer.manifest.version
     if allow or reference.digest or is_release(reference.tag or "") or not is_release(version):
         return
     for entry in entries(store):
         if entry.name != offer.manifest.name or not is_release(entry.version):
+            continue
+        if entry.arch != Architecture.from_system(offer.manifest.arch):
             continue
         origin = _origin(entry.place)
         if origin != _from(reference) or _number(entry.version) <= _number(version):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stereo.errors import StereoError, shown
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import is_release
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, image_index
@@ -51,6 +52,11 @@ def version_of(index: bytes) -> str | None:
 def name_of(index: bytes) -> str | None:
     """The mixtape that an index of ours says it is of; None for anything else."""
     return parse_index(index).annotations.get(media.TITLE) if version_of(index) else None
+
+
+def architectures_of(index: bytes) -> frozenset[Architecture]:
+    """The machines that an index of ours has disks for; none for anything else."""
+    return frozenset(parse_index(index).architectures) if version_of(index) else frozenset()
 
 
 def is_older(one: str, other: str) -> bool:

@@ -80,10 +80,13 @@ def read_offer(remote: Remote, version: str | None, arch: Architecture, formats:
     described, document = remote.get_manifest(asked)
     if described.media_type != media.IMAGE_INDEX:
         raise Malformed(f"{shown(asked, 80)} is a {described.media_type}, not an index of a mixtape", where=where)
-    entries = parse_index(document).of_architecture(arch.debian)
+    index = parse_index(document)
+    entries = index.of_architecture(arch.debian)
+    if not entries:
+        raise _only_for_others(asked, arch, index.architectures, where)
     missing = [name for name in (media.FORMATS[0], *formats) if name not in entries]
     if missing:
-        what = f"{shown(asked, 80)} has no {missing[0]} disk for {arch}" if entries else f"is not there for {arch}"
+        what = f"{shown(asked, 80)} has no {missing[0]} disk for {arch}"
         raise NotFound(what, where=where, hint="`stereo inspect` lists what there is")
     images = {name: _image(remote, entries[name], name) for name in formats}
     layers = next(iter(images.values())).manifest
@@ -99,6 +102,15 @@ def read_offer(remote: Remote, version: str | None, arch: Architecture, formats:
         blobs[name] = blob
     size = sum(blob.size for blob in blobs.values())
     return Offer(described.digest, entries[media.FORMATS[0]].digest, manifest, text, tuple(formats), blobs, size)
+
+
+def _only_for_others(asked: str, arch: Architecture, there: Sequence[Architecture], where: str) -> NotFound:
+    """What to raise for a version that exists, but not for the machine that it is wanted for."""
+    name = shown(asked, 80)
+    if not there:
+        return NotFound(f"{name} is not there for {arch}", where=where, hint="`stereo inspect` lists what there is")
+    hint = f"`--arch {there[0]}` gets that one; `stereo tags {where}` tells which versions are there for {arch}"
+    return NotFound(f"{name} is not there for {arch}, only for {', '.join(there)}", where=where, hint=hint)
 
 
 def _image(remote: Remote, entry: Descriptor, disk_format: str) -> MixtapeManifest:

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from stereo.distribution.merge import release_number, version_of
+from stereo.distribution.merge import architectures_of, release_number, version_of
+from stereo.distribution.parallel import side_by_side
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import is_release
 from stereo.registry import media
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import Denied, Malformed, NotFound
 from stereo.registry.parse import Artifact, parse_artifact, parse_index, parse_manifest
 from stereo.registry.reference import Reference
-from stereo.registry.remote import LATEST, Remote, open_remote, small_blob
+from stereo.registry.remote import LATEST, Advance, Remote, open_remote, small_blob
+from stereo.report import Silent
 from stereo.trust import envelope
 from stereo.trust.statement import MalformedError
 
 MOST_FLOATING = 100
+MOST_LOOKED_INTO = 100
+"""Releases, the newest first, of which the architectures are told."""
 MOST_FOUND = 100
 _MOST_READ = 300
 _MOST_TOGETHER = 64 << 20
+_JOBS = 8
+
+
+@dataclass(frozen=True)
+class Floating:
+    """A tag that moves. `release` is None if it names no release of a mixtape."""
+
+    tag: str
+    digest: str
+    release: str | None
+    architectures: tuple[Architecture, ...]
 
 
 @dataclass(frozen=True)
 class Tags:
-    """`releases` are the newest first. `floating` is what other tags name: (tag, digest, release or None)."""
+    """`releases` are the newest first. `architectures` says what each of the first `MOST_LOOKED_INTO` is there for."""
 
     releases: tuple[str, ...]
-    floating: tuple[tuple[str, str, str | None], ...]
+    architectures: Mapping[str, tuple[Architecture, ...]]
+    floating: tuple[Floating, ...]
 
 
 @dataclass(frozen=True)
@@ -76,11 +93,20 @@ def tags_of(remote: Remote) -> Tags:
         raise NotFound("has no versions", where=str(remote.reference), hint=hint)
     releases = sorted(filter(is_release, every), key=release_number, reverse=True)
     others = [tag for tag in every if not is_release(tag)][:MOST_FLOATING]
-    floating = []
-    for tag in others:
-        described, document = remote.get_manifest(tag)
-        floating.append((tag, described.digest, version_of(document)))
-    return Tags(tuple(releases), tuple(floating))
+    looked_into = releases[:MOST_LOOKED_INTO]
+    asked = [*looked_into, *others]
+
+    def ask(tag: str, _: Advance) -> tuple[Descriptor, bytes]:
+        return remote.get_manifest(tag)
+
+    named = dict(zip(asked, side_by_side("Asking", 0, asked, ask, Silent(), jobs=_JOBS), strict=True))
+    there = {tag: _sorted(architectures_of(document)) for tag, (_, document) in named.items()}
+    floating = [Floating(tag, named[tag][0].digest, version_of(named[tag][1]), there[tag]) for tag in others]
+    return Tags(tuple(releases), {tag: there[tag] for tag in looked_into}, tuple(floating))
+
+
+def _sorted(architectures: Collection[Architecture]) -> tuple[Architecture, ...]:
+    return tuple(arch for arch in Architecture if arch in architectures)
 
 
 def overview_of(remote: Remote, version: str | None) -> Overview:
@@ -156,12 +182,13 @@ def _signed(remote: Remote, layer: Descriptor) -> Signed:
 
 @dataclass(frozen=True)
 class Found:
-    """A repository with releases. `reference` is what to give `pull`."""
+    """A repository with releases. `reference` is what to give `pull`; `architectures` are those of the newest."""
 
     name: str
     reference: str
     newest: str
     releases: int
+    architectures: tuple[Architecture, ...]
 
 
 def search(root: Reference, text: str, *, plain_http: bool) -> tuple[Sequence[Found], bool]:
@@ -177,12 +204,14 @@ def search(root: Reference, text: str, *, plain_http: bool) -> tuple[Sequence[Fo
     found, wanted = list[Found](), [name for name in names if text.lower() in name.lower()]
     for name in wanted[:MOST_FOUND]:
         reference = _below(root, name)
+        remote = open_remote(reference, plain_http=plain_http)
         try:
-            tags = open_remote(reference, plain_http=plain_http).tags()
+            releases = sorted(filter(is_release, remote.tags()), key=release_number)
+            newest = remote.get_manifest(releases[-1])[1] if releases else b""
         except (NotFound, Denied, Malformed):
             continue  # somebody else's, or no mixtape
-        if releases := sorted(filter(is_release, tags), key=release_number):
-            found.append(Found(name, str(reference), releases[-1], len(releases)))
+        if releases:
+            found.append(Found(name, str(reference), releases[-1], len(releases), _sorted(architectures_of(newest))))
     return found, len(wanted) > MOST_FOUND
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stereo.check.verify import verify
-from stereo.distribution.merge import is_older, merged_index, name_of, version_of
+from stereo.distribution.merge import architectures_of, is_older, merged_index, name_of, version_of
 from stereo.distribution.parallel import side_by_side
 from stereo.distribution.readback import refuse_lost_blobs, refuse_lost_documents, refuse_lost_referrers
 from stereo.distribution.shipment import (
@@ -58,6 +58,7 @@ def publish(
     remote: Remote,
     *,
     floating: Sequence[str] | None = (),
+    allow_fewer: bool = False,
     policy: Policy | None = None,
     report: Report,
     now: datetime | None = None,
@@ -65,17 +66,17 @@ def publish(
 ) -> Published:
     """Publish dists of one version, for different architectures, and have the tags `floating` name that version.
 
-    `floating` None is `latest`, unless that names a newer version.
+    `floating` None is `latest`, unless that names a newer version or one for more architectures. A tag never loses an
+    architecture, but with `allow_fewer`: who pulls by it would find nothing for their machine any more.
     With a `policy`, each must satisfy it, at the time `now`. Raises UsageError for what must not be published,
     StereoError, RegistryError, OSError; then no tag names anything that is not whole.
     """
     _refuse_fixed(remote, floating or ())
     shipments = [_verified(dist, policy, now or datetime.now(UTC), report) for dist in dists]
     name, version = _the_release(shipments)
-    if floating is None:
-        floating = () if _newer_named(remote, LATEST, name, version) else (LATEST,)
-    _refuse_floating(remote, floating, name, version)
-    _index_with(remote, shipments)  # whatever it refuses, it refuses before anything is sent
+    tags = _Floating(name, version, floating, allow_fewer)
+    # Whatever these two refuse, they refuse before anything is sent.
+    tags.movable(remote, _index_with(remote, shipments))
     blobs = [blob for one in shipments for blob in one.all_blobs()]
     sent = _send(remote, blobs, report, jobs)
     for one in shipments:
@@ -86,7 +87,7 @@ def publish(
     for one in shipments:
         refuse_lost_documents(remote, [*one.manifests.values(), *(each.data for each in one.referrers)])
         refuse_lost_referrers(remote, one.subject, _kinds(one.referrers))
-    return replace(_tag(remote, shipments, name, version, floating), sent=sent)
+    return replace(_tag(remote, shipments, tags, report), sent=sent)
 
 
 def publish_statements(dist: Path, remote: Remote, *, report: Report, jobs: int = JOBS) -> Published:
@@ -158,28 +159,50 @@ def _refuse_fixed(remote: Remote, floating: Sequence[str]) -> None:
             raise UsageError("is the tag of one document for ever", where=where, hint="--tag latest, --tag nightly")
 
 
-def _refuse_floating(remote: Remote, floating: Sequence[str], name: str, version: str) -> None:
-    """Raises UsageError for a floating tag that would go back to an older version, or over to another mixtape."""
-    for tag in floating:
-        where = str(remote.reference.with_tag(tag))
-        if newer := _newer_named(remote, tag, name, version):
-            hint = f"leave out `--tag {tag}`; to take {newer} back, publish the old content as a newer version"
-            raise UsageError(f"names {newer}, which is newer than {version}", where=where, hint=hint)
+@dataclass(frozen=True)
+class _Floating:
+    """Which tags shall name a version besides its own: `wanted`, or, None, `latest` where nobody would lose by it."""
 
+    name: str
+    version: str
+    wanted: Sequence[str] | None
+    allow_fewer: bool
 
-def _newer_named(remote: Remote, tag: str, name: str, version: str) -> str | None:
-    """The version that a floating tag names, if it is newer than `version`.
+    def movable(self, remote: Remote, index: bytes, report: Report | None = None) -> Sequence[str]:
+        """The tags that shall name `index`, which the version tag does, or will; `report` hears of one that stays.
 
-    Raises UsageError if it names another mixtape: who pulls by that tag would get this one in its place.
-    """
-    found = _tagged(remote, tag)
-    there = name_of(found[1]) if found else None
-    if there not in (None, name):
-        hint = "a repository holds one mixtape: publish this one to a repository of its own"
-        where = str(remote.reference.with_tag(tag))
-        raise UsageError(f"names {shown(there, 80)}, and this is {name}", where=where, hint=hint)
-    named = version_of(found[1]) if found else None
-    return named if named and is_older(version, named) else None
+        Raises UsageError for a wanted one that would go back to an older version, or for which a machine would find
+        nothing any more; for any that would go over to another mixtape.
+        """
+        if self.wanted is None:
+            stays = self._stays(remote, LATEST, index)
+            if stays and report:
+                report.note(f"{LATEST} stays: it {stays[0]}")
+            return () if stays else (LATEST,)
+        for tag in self.wanted:
+            if stays := self._stays(remote, tag, index):
+                raise UsageError(stays[0], where=str(remote.reference.with_tag(tag)), hint=stays[1])
+        return self.wanted
+
+    def _stays(self, remote: Remote, tag: str, index: bytes) -> tuple[str, str] | None:
+        """Why a tag must not name `index`, and what to do; None if it may."""
+        found = _tagged(remote, tag)
+        there = name_of(found[1]) if found else None
+        if there not in (None, self.name):
+            hint = "a repository holds one mixtape: publish this one to a repository of its own"
+            where = str(remote.reference.with_tag(tag))
+            raise UsageError(f"names {shown(there, 80)}, and this is {self.name}", where=where, hint=hint)
+        named = version_of(found[1]) if found else None
+        if found is None or named is None:
+            return None
+        if is_older(self.version, named):
+            hint = f"to take {named} back, publish the old content as a newer version, or leave out `--tag {tag}`"
+            return f"names {named}, which is newer than {self.version}", hint
+        lost = sorted(architectures_of(found[1]) - architectures_of(index))
+        if lost and not self.allow_fewer:
+            hint = f"it moves when {self.version} is published for {', '.join(lost)} too; --allow-fewer moves it now"
+            return f"names {named}, which is there for {', '.join(lost)}, and {self.version} is not", hint
+        return None
 
 
 def _tagged(remote: Remote, tag: str) -> tuple[Descriptor, bytes] | None:
@@ -234,9 +257,10 @@ def _send_cosign(remote: Remote, shipment: Shipment, subject: Descriptor) -> Non
     raise RegistryError(f"does not keep {tag}", where=str(remote.reference), hint=_LATER)
 
 
-def _tag(remote: Remote, shipments: Sequence[Shipment], name: str, version: str, floating: Sequence[str]) -> Published:
+def _tag(remote: Remote, shipments: Sequence[Shipment], tags: _Floating, report: Report) -> Published:
     """Have the tags name the version, beginning again when somebody else had them name something else meanwhile."""
     changed: dict[str, None] = {}
+    version = tags.version
     for _ in range(_ROUNDS):
         before = _tagged(remote, version)
         document = _index_with(remote, shipments)
@@ -252,8 +276,8 @@ def _tag(remote: Remote, shipments: Sequence[Shipment], name: str, version: str,
             changed[version] = None
         if not _names(remote, version, index):
             continue
+        floating = tags.movable(remote, document, report)
         for tag in floating:
-            _refuse_floating(remote, [tag], name, version)
             if not _names(remote, tag, index):
                 remote.put_manifest(document, media.IMAGE_INDEX, tag)
                 changed[tag] = None

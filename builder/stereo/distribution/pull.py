@@ -203,7 +203,9 @@ def _signatures(said: Said, offer: Offer, policy: Policy | None, report: Report)
 def _fetched(
     remote: Remote, offer: Offer, said: Said, folder: Path, options: Options, store: Path, report: Report
 ) -> Traffic:
-    places = [entry.place for entry in dists.entries(store) if entry.name == offer.manifest.name and entry.there]
+    here = [entry for entry in dists.entries(store) if entry.name == offer.manifest.name and entry.there]
+    here.sort(key=lambda entry: entry.arch != options.arch)  # of other machines' disks hardly a frame is the same
+    places = [entry.place for entry in here]
     if options.folder is not None and options.folder.is_dir():
         places.insert(0, options.folder)
     doing = f"Pulling {offer.manifest.name} {offer.manifest.version}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stereo.errors import shown
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES, MAX_FILE
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, Platform
@@ -55,6 +56,11 @@ class Index:
             if entry.platform == Platform("linux", architecture) and disk_format in media.FORMATS:
                 found.setdefault(disk_format, entry)
         return found
+
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """Those that it has a disk for, x86_64 first."""
+        return tuple(arch for arch in Architecture if self.of_architecture(arch.debian))
 
 
 @dataclass(frozen=True)

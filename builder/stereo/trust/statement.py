@@ -86,7 +86,11 @@ def release_predicate(manifest: Manifest) -> dict[str, Any]:
 
 
 def lock_descriptors(manifest: Manifest) -> list[dict[str, Any]]:
-    """What a build is pinned by, as ResourceDescriptors: the source revision and the two locks."""
+    """What a build is pinned by, as ResourceDescriptors: the source revision and the two locks.
+
+    The tools are those of the machine that built, of whatever architecture: which of manifests/tools-*.lock it was, its
+    digest says, and no manifest.
+    """
     revision = manifest.build.source_revision
     is_commit = re.fullmatch(r"[0-9a-f]{40}", revision) is not None
     which = {"digest": {"gitCommit": revision}} if is_commit else {"uri": f"urn:stereo:revision:{revision}"}
@@ -94,7 +98,7 @@ def lock_descriptors(manifest: Manifest) -> list[dict[str, Any]]:
     return [
         {"name": "source", **which},
         {"name": f"manifests/{manifest.name}-{cpu}.lock", "digest": {"sha256": manifest.build.lock_sha256}},
-        {"name": f"manifests/tools-{cpu}.lock", "digest": {"sha256": manifest.build.tools_lock_sha256}},
+        {"name": "tools.lock", "digest": {"sha256": manifest.build.tools_lock_sha256}},
     ]
 
 

@@ -31,13 +31,20 @@ def test_a_release_goes_to_the_registry_of_the_user_and_is_found_there(
     done = json.loads(out)
     assert done["tags"] == [VERSION, "latest"]
     assert "everything was there" in said(capsys, "publish", dist, "--to", "sample-mixtape", "-q")[0]
-    assert said(capsys, "tags", "sample-mixtape")[0].splitlines() == [
-        VERSION,
-        f"latest -> {VERSION} ({done['digest'][:19]})",
+    assert [line.split() for line in said(capsys, "tags", "sample-mixtape")[0].splitlines()] == [
+        [VERSION, "x86_64"],
+        ["latest", "->", VERSION, f"({done['digest'][:19]})", "x86_64"],
+    ]
+    told = json.loads(said(capsys, "tags", "sample-mixtape", "--json")[0])
+    assert told["versions"] == [VERSION]
+    assert told["architectures"] == {VERSION: ["x86_64"]}
+    assert told["floating"] == [
+        {"tag": "latest", "digest": done["digest"], "version": VERSION, "architectures": ["x86_64"]}
     ]
     text = said(capsys, "inspect", "sample-mixtape")[0]
     assert done["digest"] in text
     assert "stereos.qcow2.zst" in text
+    assert "\nabout x86_64 (amd64)\n" in text
     assert "(not checked)" in text
     told = json.loads(said(capsys, "inspect", f"sample-mixtape:{VERSION}", "--json")[0])
     assert told["digest"] == done["digest"]

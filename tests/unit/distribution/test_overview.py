@@ -11,6 +11,7 @@ from stereo.distribution.overview import Found, overview_of, search, tags_of
 from stereo.distribution.publish import publish
 from stereo.distribution.shipment import shipment_of
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, describe, image_index, referrer
 from stereo.registry.errors import DigestMismatch, Malformed, NotFound, RegistryError
@@ -43,8 +44,8 @@ def test_the_newest_release_comes_first_and_floating_tags_say_what_they_name(tmp
     remote.put_manifest(image_index("other", "dev-abc", []), media.IMAGE_INDEX, "strange")
     found = tags_of(remote)
     assert found.releases == tuple(reversed(VERSIONS))
-    assert [(tag, version) for tag, _, version in found.floating] == [("latest", VERSIONS[1]), ("strange", None)]
-    assert found.floating[0][1] == remote.get_manifest(VERSIONS[1])[0].digest
+    assert [(one.tag, one.release) for one in found.floating] == [("latest", VERSIONS[1]), ("strange", None)]
+    assert found.floating[0].digest == remote.get_manifest(VERSIONS[1])[0].digest
 
 
 def test_where_nothing_was_published_there_is_nothing_to_tell(tmp_path: Path) -> None:
@@ -125,7 +126,9 @@ def test_search_finds_what_has_releases_by_a_part_of_its_name(dist: Path, tmp_pa
     root = parse_root(str(tmp_path / "root"))
     found, more = search(root, "CODE", plain_http=False)
     assert not more
-    assert found == [Found(name, f"oci:{tmp_path}/root/{name}", VERSION, 1) for name in ("code-review", "coder")]
+    wanted = ("code-review", "coder")
+    here = (Architecture.X86_64,)
+    assert found == [Found(name, f"oci:{tmp_path}/root/{name}", VERSION, 1, here) for name in wanted]
     assert [one.name for one in search(root, "", plain_http=False)[0]] == ["base", "code-review", "coder"]
     assert search(root, "nothing", plain_http=False) == ([], False)
 

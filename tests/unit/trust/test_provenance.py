@@ -44,7 +44,7 @@ def test_every_dependency_is_a_resource_descriptor() -> None:
     assert [row["name"] for row in rows] == [
         "source",
         "manifests/sample-mixtape-x86_64.lock",
-        "manifests/tools-x86_64.lock",
+        "tools.lock",
         "sed",
         "stereo",
     ]

@@ -18,7 +18,7 @@ from stereo.model.mixtape import load_mixtape
 from stereo.paths import Checkout
 from stereo.pipeline.github import outputs
 from stereo.pipeline.login import added, logged_in
-from stereo.pipeline.published import manifest_of, remote_of
+from stereo.pipeline.published import manifest_of, refuse_fewer, remote_of
 from stereo.pipeline.release import Release, alone_in
 from stereo.pipeline.targets import Target
 from stereo.report import Report
@@ -38,7 +38,7 @@ published as `nightly`, makes another plan than that was built from.
 
 Exit status: 0 released, or nothing has changed; 1 a job failed; 2 wrong usage.""",
 )
-@options("to", "mixtapes", "work", *BUILDING[1:], *PROVING, *SPREADING)
+@options("to", "mixtapes", "archs", "work", *BUILDING[1:], *PROVING, *SPREADING)
 @skip_option
 @plan_option
 @speaking(as_json=True)
@@ -54,6 +54,8 @@ def nightly(
     everything = described(None, mixtapes)
     with logged_in(to, secrets) as login, added(login):
         targets = changed(everything, to, report)
+        if "publish" not in skip:
+            refuse_fewer(to, "", targets, (_TAG,))
     number = decided_version(everything, targets, report) if targets else ""
     if only_plan:
         click.echo("\n".join(outputs(number, targets)))

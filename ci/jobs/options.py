@@ -85,7 +85,7 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         help="Where it is published: a folder, or HOST/PREFIX of a registry.",
     ),
     "tags": click.option(
-        "--tag", "tags", multiple=True, default=("latest",), show_default=True, metavar="T", help="What moves to it."
+        "--tag", "tags", multiple=True, metavar="T", help="What moves to it; default: latest, see `stereo publish`."
     ),
     "policy": click.option(
         "--policy", type=_FILE, metavar="FILE", help="What a dist must satisfy before it is published."

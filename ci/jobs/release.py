@@ -22,6 +22,8 @@ from stereo.errors import UsageError
 from stereo.paths import Cache
 from stereo.pipeline.github import outputs
 from stereo.pipeline.jobs import JOBS
+from stereo.pipeline.login import added, logged_in
+from stereo.pipeline.published import refuse_fewer
 from stereo.pipeline.release import Release, alone_in, carry_out
 from stereo.pipeline.verbs import Verbs
 from stereo.pipeline.work import Pieces, place_of
@@ -76,7 +78,10 @@ def release(
         return release_of(version=number, to=to, work=work, secrets=secrets, **chosen)
 
     wanted = described(version)
-    place_of(wanted, wanted.mixtapes[0])  # what can never be published to is refused before hours of work
+    place_of(wanted, wanted.mixtapes[0])  # what can never be published is refused before hours of work
+    if "publish" not in skip:
+        with logged_in(to, secrets) as login, added(login):
+            refuse_fewer(to, wanted.version, wanted.targets, wanted.tags)
     if only_plan:
         number = wanted.version or decided_version(wanted, wanted.targets, report)
         click.echo("\n".join(outputs(number, wanted.targets)))

@@ -25,16 +25,17 @@ def test_publishing_planning_and_retention_log_in_by_variables_that_nobody_else_
     shutil.copytree(base, work / "dist" / "base" / version / platform.machine(), copy_function=os.link)
     with real_registry(tmp_path / "registry", test_tools, auth=("ci", "p:w")) as registry:
         place: list[str | Path] = ["--to", f"{registry.host}/mixtapes", "--mixtapes", "base", "--work", work]
+        here = [*place, "--arch", platform.machine()]
         nobody = {"HOME": str(tmp_path)}
         known = {**nobody, REGISTRY_USER: "ci", REGISTRY_PASSWORD: "p:w"}
 
-        refused = Script(tell, "publish")(*place, "--version", version, cwd=tmp_path, env=nobody, status=1)
+        refused = Script(tell, "publish")(*here, "--version", version, cwd=tmp_path, env=nobody, status=1)
         assert "wants a user and a password" in refused.stderr
-        Script(tell, "publish")(*place, "--version", version, "--tag", "nightly", cwd=tmp_path, env=known)
+        Script(tell, "publish")(*here, "--version", version, "--tag", "nightly", cwd=tmp_path, env=known)
 
-        planned = Script(tell, "nightly")(*place, "--plan", cwd=tmp_path, env=known).stdout
+        planned = Script(tell, "nightly")(*here, "--plan", cwd=tmp_path, env=known).stdout
         assert "targets=[]\n" in planned
-        Script(tell, "nightly")(*place, "--plan", cwd=tmp_path, env=nobody, status=1)
+        Script(tell, "nightly")(*here, "--plan", cwd=tmp_path, env=nobody, status=1)
 
         done = Script(tell, "retention")(*place, "--keep", "1", "--json", cwd=tmp_path, env=known)
         (row,) = json.loads(done.stdout)["jobs"]

@@ -21,8 +21,9 @@ from stereo.pipeline.yamltext import render as yaml
 CHECKOUT = Remarked("actions/checkout@de0fac2e4500dabe0009e67214ff5f5447ce83dd", "v6.0.2")
 UPLOAD = Remarked("actions/upload-artifact@b7c566a772e6b6bfb58ed0dc250532a479d7789f", "v6.0.0")
 DOWNLOAD = Remarked("actions/download-artifact@37930b1c2abaa49bbe596cd826c3c89aef350131", "v7.0.0")
-RUNNERS = {"x86_64": "ubuntu-24.04", "aarch64": "ubuntu-24.04-arm"}
-"""A machine of GitHub's for each architecture."""
+RUNNER = "ubuntu-24.04"
+"""What every job runs on. Dists for aarch64 are built there too: the tools that build are part of a plan, and so of a
+dist, and only with the same ones does a second build, or the next night's plan, come out the same."""
 
 _HEAD = "# Written by `stereo ci` from builder/stereo/pipeline/workflows.py. Change that, not this.\n"
 _HOME = "github.repository == vars.STEREO_HOME"
@@ -53,7 +54,7 @@ def render(workflow: Workflow) -> str:
 
 def outputs(version: str, targets: Sequence[Target]) -> list[str]:
     """What the job `plan` tells the others, as lines of $GITHUB_OUTPUT."""
-    rows = [{"mixtape": one.mixtape, "arch": one.arch, "runner": RUNNERS[one.arch]} for one in targets]
+    rows = [{"mixtape": one.mixtape, "arch": one.arch} for one in targets]
     mixtapes = ",".join(dict.fromkeys(one.mixtape for one in targets))
     return [f"version={version}", f"targets={json.dumps(rows)}", f"mixtapes={mixtapes}"]
 
@@ -75,14 +76,14 @@ def _triggers(workflow: Workflow) -> dict[str, Any]:
 
 def _concurrency(workflow: Workflow) -> dict[str, Any]:
     """Changes outdate each other; whatever publishes waits for whatever else does, and is never stopped halfway."""
-    if workflow.on_change:
+    if not workflow.publishes:
         return {"group": f"{workflow.name}-${{{{ github.ref }}}}", "cancel-in-progress": True}
     return {"group": "publishing", "cancel-in-progress": False}
 
 
 def _job(workflow: Workflow, task: Task) -> dict[str, Any]:
     planned = "plan" in task.needs
-    conditions = [_HOME] if task.trusted or planned else []
+    conditions = [_HOME] if task.trusted or (planned and workflow.publishes) else []
     if planned:
         conditions.append("needs.plan.outputs.targets != '[]'")
     job: dict[str, Any] = {"name": task.title + (" ${{ matrix.mixtape }} ${{ matrix.arch }}" if task.each else "")}
@@ -93,7 +94,7 @@ def _job(workflow: Workflow, task: Task) -> dict[str, Any]:
     if task.each:
         include = "${{ fromJSON(needs.plan.outputs.targets) }}"
         job["strategy"] = {"fail-fast": False, "matrix": {"include": include}}
-    job["runs-on"] = "${{ matrix.runner }}" if task.each else RUNNERS["x86_64"]
+    job["runs-on"] = RUNNER
     job["timeout-minutes"] = task.minutes
     job["permissions"] = {"contents": "read", **({"packages": _PUBLISHING} if task.publishes else {})}
     if task.secrets:

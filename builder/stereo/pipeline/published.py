@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from stereo.errors import StereoError
+from stereo.distribution.merge import architectures_of
+from stereo.errors import StereoError, UsageError
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import MANIFEST_FILE, MAX_BYTES, Manifest, parse_manifest
+from stereo.pipeline.targets import Target
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import DigestMismatch, NotFound
 from stereo.registry.parse import parse_index
@@ -24,6 +26,28 @@ def remote_of(to: str, mixtape: str) -> Remote:
 def versions_taken(to: str, mixtapes: Iterable[str]) -> list[str]:
     """All tags of all mixtapes. A place that has nothing yet has none. Raises RegistryError, UsageError."""
     return [tag for mixtape in mixtapes for tag in remote_of(to, mixtape).tags()]
+
+
+def refuse_fewer(to: str, version: str, targets: Collection[Target], tags: Collection[str]) -> None:
+    """Refuse before hours of work what publishing would: `tags` would lose an architecture that `targets` lack.
+
+    What `version` is there for already counts. Raises UsageError, RegistryError.
+    """
+    for mixtape in dict.fromkeys(target.mixtape for target in targets):
+        remote = remote_of(to, mixtape)
+        ours = {target.arch for target in targets if target.mixtape == mixtape}
+        for tag in tags:
+            if lost := _architectures(remote, tag) - ours - _architectures(remote, version):
+                what = f"is there for {', '.join(sorted(lost))}, which would be lost"
+                hint = "release for all architectures; `stereo publish --allow-fewer` gives one up"
+                raise UsageError(what, where=str(remote.reference.with_tag(tag)), hint=hint)
+
+
+def _architectures(remote: Remote, tag: str) -> frozenset[Architecture]:
+    try:
+        return architectures_of(remote.get_manifest(tag)[1]) if tag else frozenset()
+    except NotFound:
+        return frozenset()
 
 
 def manifest_of(remote: Remote, tag: str, arch: Architecture) -> Manifest | None:

@@ -29,6 +29,7 @@ from stereo.report import Report
 class Release:
     """What is released, and how. `work` is a folder of its own; `to` the root that is published to, a reference.
 
+    `tags` are those that shall name it; without any, `latest` where that is what publishing does by itself.
     `plans` makes the plan of a target. `revision` names the source. `key` and `rebuilder_key` are the names or files of
     keys, or "-" for what a variable holds (jobs.SIGNING_KEY, jobs.REBUILDER_KEY). `boot_limit` is in seconds.
     """
@@ -40,7 +41,7 @@ class Release:
     revision: str
     plans: Callable[[Target], Plan]
     to: str | None = None
-    tags: tuple[str, ...] = ("latest",)
+    tags: tuple[str, ...] = ()
     key: str | None = None
     rebuilder_key: str | None = None
     policy: Path | None = None

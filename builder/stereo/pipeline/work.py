@@ -165,7 +165,7 @@ class Pieces:
             dists = [release.dist(target) for target in release.targets if target.mixtape == mixtape]
             for dist in dists:
                 manifest_digest(dist)
-            tags = [word for tag in release.tags for word in ("--tag", tag)] or ["--no-tag"]
+            tags = [word for tag in release.tags for word in ("--tag", tag)]
             policy: list[str | Path] = ["--policy", release.policy] if release.policy else []
             with logged_in(release.to or "", release.secrets) as login:
                 self.verbs("publish", *dists, "--to", place, *tags, *policy, env=login)

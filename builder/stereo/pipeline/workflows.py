@@ -65,12 +65,19 @@ class Workflow:
     by_hand: bool = False
     asks: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def publishes(self) -> bool:
+        return any(task.publishes for task in self.tasks)
+
 
 DISTS = Parcel("dist", ("dist/",))
 REBUILT = Parcel("rebuilt", ("dist/*/*/*/attestations/",))
 SIGNED = Parcel("signed", ("dist/*/*/*/SHA256SUMS*", "dist/*/*/*/attestations/"))
 
+_TOLD = ("version", "targets", "mixtapes")
 _PREPARE = Call("Make the machine fit", "ci/prepare")
+# Of a day's first release, seen from a folder in which nothing was ever published: nobody has to be asked for it.
+_NEVER_PUBLISHED = Call("Decide", "ci/release --plan --to ./published")
 _ONE = '--mixtapes "$MIXTAPE" --arch "$ARCH" --work work'
 _ALL = '--mixtapes "$MIXTAPES" --work work'
 
@@ -85,15 +92,22 @@ def workflows() -> tuple[Workflow, ...]:
         Workflow(
             "release",
             "Release",
-            _chain('ci/release --plan --to "$STEREO_TO" --version "$STEREO_VERSION"', "latest"),
+            _chain('ci/release --plan --to "$STEREO_TO" --version "$STEREO_VERSION"'),
             by_hand=True,
             asks={"STEREO_VERSION": "YYYY.MM.DD.N; empty: the next of today"},
         ),
         Workflow(
             "nightly",
             "Release what has changed, as nightly",
-            _chain('ci/nightly --plan --to "$STEREO_TO"', "nightly"),
+            _chain('ci/nightly --plan --to "$STEREO_TO"', " --tag nightly"),
             at="17 3 * * *",
+            by_hand=True,
+        ),
+        Workflow(
+            "everything",
+            "Build, build again and boot every mixtape for every architecture",
+            _proof(),
+            at="37 0 * * *",
             by_hand=True,
         ),
         Workflow(
@@ -106,7 +120,22 @@ def workflows() -> tuple[Workflow, ...]:
     )
 
 
-def _chain(plan: str, tag: str) -> tuple[Task, ...]:
+def _proof() -> tuple[Task, ...]:
+    """What a release does before anything is signed, for all dists that there are, and without any secret."""
+
+    def each(job: Job, *needs: str, **more: object) -> Task:
+        calls = (_PREPARE, Call(job.doing, f"ci/{job.name} {_ONE}"))
+        return Task(job.name, job.doing, calls, ("plan", *needs), each=True, minutes=120, **more)  # type: ignore[arg-type]
+
+    return (
+        Task("plan", "Decide what is built", (_NEVER_PUBLISHED,), tells=_TOLD, minutes=15),
+        each(jobs.BUILD, gives=DISTS),
+        each(jobs.REPRODUCE, "build", takes=(DISTS,)),
+        each(jobs.BOOT, "build", takes=(DISTS,)),
+    )
+
+
+def _chain(plan: str, tags: str = "") -> tuple[Task, ...]:
     """The jobs of a release, from deciding on a number to publishing; each dist goes through on machines of its own."""
 
     def task(job: Job, command: str, *needs: str, **more: object) -> Task:
@@ -114,12 +143,11 @@ def _chain(plan: str, tag: str) -> tuple[Task, ...]:
         calls = (*prepare, Call(job.doing, command))
         return Task(job.name, job.doing, calls, ("plan", *needs), job.each, secrets=job.secrets, **more)  # type: ignore[arg-type]
 
-    tells = ("version", "targets", "mixtapes")
-    publish = f'ci/publish {_ALL} --to "$STEREO_TO" --tag {tag}'
+    publish = f'ci/publish {_ALL} --to "$STEREO_TO"{tags}'
     asking = jobs.PUBLISH.secrets  # which versions there are, a registry may tell only those it knows
     decide = Call("Decide", plan)
     return (
-        Task("plan", "Decide what is released", (decide,), secrets=asking, trusted=True, tells=tells, minutes=15),
+        Task("plan", "Decide what is released", (decide,), secrets=asking, trusted=True, tells=_TOLD, minutes=15),
         task(jobs.CHECK, "ci/check", minutes=30),
         task(jobs.BUILD, f"ci/build {_ONE}", "check", gives=DISTS, minutes=120),
         task(

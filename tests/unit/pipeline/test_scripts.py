@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from makers.jobs import ROOT, Script
+from stereo.distribution.publish import publish
+from stereo.model.architecture import Architecture
 from stereo.pipeline.jobs import JOBS, SECRETS
 from stereo.pipeline.login import logged_in
 from stereo.pipeline.verbs import Verbs
 from stereo.report import Silent
+from unit.distribution.publishing import VERSION, layout, release
 
 NAMES = [*sorted(job.name for job in JOBS), "matrix", "nightly", "release"]
 
@@ -65,13 +68,25 @@ def test_what_cannot_work_is_refused_at_once(name: str, words: list[str], said: 
     [("boot", []), ("reproduce", []), ("sign", ["--key", "-"]), ("publish", ["--to", "./published"])],
 )
 def test_a_job_without_a_dist_says_which_one_it_misses(name: str, words: list[str], tmp_path: Path) -> None:
-    which = ("--version", "2026.01.31.0", "--mixtapes", "base", "--work", tmp_path / "work")
+    which = ("--version", "2026.01.31.0", "--mixtapes", "base", "--arch", "x86_64", "--work", tmp_path / "work")
     done = script(name, *words, *which, "--json", status=1, cwd=tmp_path)
     (row,) = json.loads(done.stdout)["jobs"]
     assert row["state"] == "failed"
     place = str(tmp_path / "work/dist/base/2026.01.31.0")
     assert row["said"].startswith(place)
     assert "there is no dist" in row["said"]
+
+
+def test_a_release_that_would_take_an_architecture_from_a_tag_is_refused_before_it_begins(tmp_path: Path) -> None:
+    place = layout(tmp_path / "published" / "base")
+    both = [release(tmp_path / arch, name="base", arch=arch) for arch in Architecture]
+    publish(both, place, floating=["nightly", "latest"], report=Silent())
+    words = ("--to", tmp_path / "published", "--mixtapes", "base", "--arch", "x86_64", "--plan")
+    for name, more in (("release", ("--tag", "nightly")), ("nightly", ())):
+        refused = script(name, *words, *more, status=2, cwd=tmp_path).stderr
+        assert "nightly: is there for aarch64, which would be lost" in refused
+    assert "version=" in script("release", *words, cwd=tmp_path).stdout  # latest stays, as publish has it
+    script("release", *words, "--tag", "nightly", "--version", VERSION, cwd=tmp_path)  # there for both already
 
 
 def test_no_program_of_a_release_sees_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

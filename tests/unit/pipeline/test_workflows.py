@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from stereo.cli.app import run
 from stereo.paths import Checkout
 from stereo.pipeline import jobs
-from stereo.pipeline.github import RUNNERS, outputs
+from stereo.pipeline.github import RUNNER, outputs
 from stereo.pipeline.targets import Target, all_targets
 from stereo.pipeline.workflows import differences, files, workflows, write
 
@@ -167,10 +167,31 @@ def test_nothing_is_published_before_it_was_built_again_elsewhere_and_booted() -
 
 
 def test_what_publishes_waits_for_what_else_publishes_and_is_not_stopped() -> None:
+    writing = {path for path, _, job in all_jobs() if "packages" in job["permissions"]}
+    assert len(writing) == 3
     for path, text in FILES.items():
         group = read(text)["concurrency"]
-        if "pull_request" not in read(text)["on"]:
+        if path in writing:
             assert group == {"group": "publishing", "cancel-in-progress": False}, path
+        else:
+            assert group["group"] != "publishing", path
+
+
+def test_every_night_everything_is_built_and_built_again_and_booted_without_a_secret() -> None:
+    text = FILES[".github/workflows/everything.yml"]
+    document = read(text)
+    assert {"schedule", "workflow_dispatch"} == set(document["on"])
+    assert "secrets." not in text
+    steps = document["jobs"]
+    assert set(steps) == {"plan", "build", "reproduce", "boot"}
+    for name in ("build", "reproduce", "boot"):
+        assert steps[name]["strategy"]["matrix"] == {"include": "${{ fromJSON(needs.plan.outputs.targets) }}"}
+        assert "STEREO_HOME" not in steps[name]["if"]  # in any fork too
+
+
+def test_all_dists_are_built_on_machines_of_one_architecture() -> None:
+    """The tools are part of a plan: with others, a second build would differ, and every night all would have changed."""
+    assert {job["runs-on"] for _, _, job in all_jobs()} == {RUNNER}
 
 
 def test_every_parcel_that_is_taken_was_given_before() -> None:
@@ -181,13 +202,12 @@ def test_every_parcel_that_is_taken_was_given_before() -> None:
             given |= {task.gives.name} if task.gives else set()
 
 
-def test_a_plan_is_told_in_lines_with_a_machine_for_each_dist() -> None:
+def test_a_plan_is_told_in_lines() -> None:
     targets = all_targets(Checkout.containing_this_package())
     version, rows, names = outputs("2026.01.31.0", targets)
     assert version == "version=2026.01.31.0"
     matrix = json.loads(rows.removeprefix("targets="))
     assert [(row["mixtape"], row["arch"]) for row in matrix] == [(one.mixtape, one.arch) for one in targets]
-    assert {row["runner"] for row in matrix} <= set(RUNNERS.values())
     assert names == "mixtapes=" + ",".join(dict.fromkeys(one.mixtape for one in targets))
     assert outputs("", ()) == ["version=", "targets=[]", "mixtapes="]
     assert all("\n" not in line for line in outputs("2026.01.31.0", [Target("base", "aarch64")]))

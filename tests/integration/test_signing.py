@@ -11,19 +11,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 
 from makers.altering import flipped
 from makers.command import Stereo
 from makers.rooted import run_rooted
+from makers.served import served
 from makers.tools import Tool, program
 from stereo.errors import StereoError
 from stereo.paths import Checkout
@@ -171,24 +167,6 @@ def test_gpgv_verifies_the_sums(test_tools: Path, signed: Signed, other: Path) -
     size = (signed.dist / "SHA256SUMS.gpg").stat().st_size
     with flipped(signed.dist / "SHA256SUMS.gpg", size - 1), pytest.raises(CommandFailed, match="BAD signature"):
         check(signed.key)
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The folder on the loopback, as plain files."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *words: Any) -> None:  # noqa: A002 - the name that http.server has
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_the_commands_for_strangers_work_as_they_stand_on_the_page(

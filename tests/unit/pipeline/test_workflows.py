@@ -190,7 +190,7 @@ def test_every_night_everything_is_built_and_built_again_and_booted_without_a_se
 
 
 def test_all_dists_are_built_on_machines_of_one_architecture() -> None:
-    """The tools are part of a plan: with others a second build differs, and each night everything would have changed."""
+    """The tools are part of a plan: with others a second build differs, and each night all would have changed."""
     assert {job["runs-on"] for _, _, job in all_jobs()} == {RUNNER}
 
 

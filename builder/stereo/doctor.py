@@ -73,6 +73,7 @@ def run_checks(
         _space("disk space here", Path.cwd(), _DIST_BYTES),
         *_sources(),
         _pip(),
+        *_vfkit(),
         *_machines(cache, report, find_programs, refresh=refresh),
     ]
 
@@ -229,6 +230,25 @@ def _pip() -> Check:
         return Check("pip", Status.MISSING, _first_line(error), "install the package python3-venv")
     own = any("index-url" in line or "find-links" in line for line in told.splitlines())
     return Check("pip", Status.OK, "an index of your own" if own else "pip's default index")
+
+
+def _vfkit() -> Iterator[Check]:
+    """Of a Mac; and wherever there is one."""
+    from stereo.vm import vfkit
+
+    try:
+        found = vfkit.find_vfkit()
+        version = vfkit.version(found)
+    except StereoError as error:
+        if sys.platform == "darwin":
+            yield Check("vfkit", Status.WARN, f"{_first_line(error)}: machines run by QEMU", error.hint)
+        return
+    entitled = vfkit.is_entitled(found)
+    detail = f"{version}, {found}" + ("" if entitled else f": not signed for {vfkit.ENTITLEMENT}")
+    fix = (
+        f"install one that is signed, or `codesign --force --sign - --entitlements FILE {found}`; see docs/applevirt.md"
+    )
+    yield _ok_or(Status.WARN, "vfkit", entitled, detail, fix)
 
 
 def _machines(cache: Cache, report: Report, find_programs: Callable[[], Programs], *, refresh: bool) -> Iterator[Check]:

@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,8 +76,9 @@ def closed_environment(extra: Mapping[str, str] | None = None, *, path: str | No
 
 
 def die_with_parent() -> None:
-    """`preexec_fn` for a child that must not outlive us. See prctl(2), PR_SET_PDEATHSIG."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """`preexec_fn` for a child that must not outlive us, where the kernel sees to it: prctl(2), PR_SET_PDEATHSIG."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from stereo.cli.measure import duration
-from stereo.cli.options import dist_argument, keep
+from stereo.cli.options import backend_option, dist_argument, keep
 from stereo.cli.output import Output, speaking
 from stereo.paths import Cache
 
@@ -55,6 +55,7 @@ accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses ano
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Processors of the machine.")
 @click.option("--memory", type=click.IntRange(128), default=1024, show_default=True, metavar="MiB", help="Its memory.")
 @click.option("--network", is_flag=True, help="Give it a network card behind NAT.")
+@backend_option
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the console there.")
 @speaking(as_json=True)
 def boot(
@@ -66,28 +67,27 @@ def boot(
     cpus: int,
     memory: int,
     network: bool,
+    backend: str | None,
     log: Path | None,
 ) -> None:
     """Boot a dist: the raw disk, the qcow2 disk, or its kernel directly."""
-    from stereo.cli.machines import need_programs
+    from stereo.cli.machines import need_runner
     from stereo.dists import dist_in
-    from stereo.vm.accel import choose
+    from stereo.vm.backends import BackendName, choose_backend
     from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
     from stereo.vm.boot import boot as boot_until
     from stereo.vm.machine import Nat
-    from stereo.vm.qemu import QemuBackend
 
     if until is None and (out.json or not sys.stdin.isatty()):
         until = "ready"  # nobody is there to end the machine
     cache = Cache.from_environment()
     arch = dist_in(folder).arch
-    programs = need_programs(cache, out.report, arch)
-    accelerator = choose(programs, cache.probe, out.report)
+    name = choose_backend(backend, os.environ)
+    runner = need_runner(name, cache, out.report, arch)
     size = MachineSize(cpus=cpus, memory=memory)
     card = Nat() if network else None
-    spec = make_spec(BootFiles.in_folder(folder), Form(form), arch, accelerator, size=size, network=card)
-    backend = QemuBackend(programs, cache.work)
-    keep(folder, *([programs.tree] if programs.tree else []))
+    spec = make_spec(BootFiles.in_folder(folder), Form(form), arch, runner.accelerator, size=size, network=card)
+    keep(folder, *([runner.tree] if runner.tree else []))
     with ExitStack() as stack:
         streams: list[BinaryIO] = [stack.enter_context(log.open("wb"))] if log else []
         if until is None:
@@ -99,11 +99,13 @@ def boot(
                 stream.flush()
 
         if until is None:
+            if name is BackendName.APPLEVIRT:
+                out.report.note("Nothing can be typed into this console")
             with _typing() as keyboard:
-                attend(backend, spec, show, keyboard)
+                attend(runner.backend, spec, show, keyboard)
             return
-        timeline = boot_until(backend, spec, out.report, until=until, timeout=timeout, sink=show)
-    how = {"with": form, "accelerator": accelerator.value, "until": until}
+        timeline = boot_until(runner.backend, spec, out.report, until=until, timeout=timeout, sink=show)
+    how = {"with": form, "backend": name.value, "accelerator": runner.accelerator.value, "until": until}
     out.result({**how, **timeline.as_dict()}, _text(timeline))
 
 

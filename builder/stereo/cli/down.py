@@ -69,6 +69,7 @@ Shared folders are the host's, and stay.""",
 @speaking(as_json=True)
 def destroy(out: Output, sandbox: str | None, yes: bool, force: bool) -> None:
     """Remove a sandbox: its disk, its keys, its logs."""
+    from stereo.sandbox.machines import end_left
     from stereo.sandbox.names import pick
     from stereo.sandbox.state import Folder
 
@@ -83,6 +84,7 @@ def destroy(out: Output, sandbox: str | None, yes: bool, force: bool) -> None:
             _end(folder.name, None, force=force)
         if folder.exists():  # one that never was ready is gone with its supervisor
             folder.lock()  # held until we end
+            end_left(folder)
             folder.remove()
     out.result({"name": folder.name, "removed": True}, "")
 

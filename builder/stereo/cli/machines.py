@@ -1,14 +1,47 @@
-"""Which QEMU boots: that of a tools tree in the cache, else the host's, else that of a tools tree made for it."""
+"""What boots a machine: vfkit, or a QEMU.
+
+The QEMU is that of a tools tree in the cache, else the host's, else that of a tools tree made for it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.paths import Cache
 from stereo.report import Report
+from stereo.vm.backends import BackendName
+from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Programs
+
+if TYPE_CHECKING:
+    from stereo.vm.machine import Backend
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A backend, with what it is best at on this machine; `tree` is the tools tree that it is from, if it is."""
+
+    backend: Backend
+    accelerator: Accelerator
+    tree: Path | None = None
+
+
+def need_runner(name: BackendName, cache: Cache, report: Report, arch: Architecture) -> Runner:
+    """What runs guests of `arch`. Raises StereoError."""
+    if name is BackendName.APPLEVIRT:
+        from stereo.vm.applevirt import AppleBackend
+        from stereo.vm.vfkit import find_vfkit
+
+        return Runner(AppleBackend(find_vfkit(), cache.work), Accelerator.HVF)
+    from stereo.vm.accel import choose
+    from stereo.vm.qemu import QemuBackend
+
+    programs = need_programs(cache, report, arch)
+    return Runner(QemuBackend(programs, cache.work), choose(programs, cache.probe, report), programs.tree)
 
 
 def find_programs(cache: Cache, arch: Architecture) -> Programs:

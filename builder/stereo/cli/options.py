@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 _ARCHITECTURES = ("x86_64", "aarch64")  # model.Architecture, spelled out: importing it would slow down every --help
+_BACKENDS = ("qemu", "applevirt")  # vm.backends.BackendName, likewise
 _LONGEST_KEY = 16 * 1024
 DEV_KEY = "ssh-key.pub"
 
@@ -37,6 +38,12 @@ def arch_option(verb: Verb) -> Verb:
     """--arch"""
     text = "Architecture of the image; default: this machine's, if the mixtape has it."
     return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+
+
+def backend_option(verb: Verb) -> Verb:
+    """--backend"""
+    text = "What runs the machine; default: STEREO_BACKEND, else applevirt on a Mac with vfkit, else qemu."
+    return click.option("--backend", type=click.Choice(_BACKENDS), help=text)(verb)
 
 
 def locks_option(verb: Verb) -> Verb:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stereo.cli.options import backend_option
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError
 
 if TYPE_CHECKING:
     from stereo.sandbox.job import Job
     from stereo.sandbox.launch import Launch
+    from stereo.sandbox.state import Folder
 
 _WAIT_SECONDS = 600.0
 _APPLY_SECONDS = 300.0
@@ -38,16 +40,19 @@ _config = click.option(
 Examples:
   stereo up                       the jcard.toml of this folder
   stereo up --config review.toml  another one
+  stereo up --backend qemu        by QEMU also on a Mac
   stereo up --json                one JSON object per line, as things happen
 
 Returns when the sandbox is ready: configuration, secrets and shares are in place, and the agents were started.
 What the guest wrote to its disk is there again after `down` and `up`; `destroy` gives it up. A sandbox that
-runs already is left alone: `stereo apply` gives it the changes of a jcard.toml.""",
+runs already is left alone: `stereo apply` gives it the changes of a jcard.toml. A sandbox stays with the backend
+that made its disk.""",
 )
 @_config
+@backend_option
 @click.option("--keep", is_flag=True, help="Keep what a failed first start leaves, for a look at its logs.")
 @speaking(as_json=True)
-def up(out: Output, config: Path, keep: bool) -> None:
+def up(out: Output, config: Path, backend: str | None, keep: bool) -> None:
     """Start the sandbox of a jcard.toml, and wait until it is ready."""
     from stereo.sandbox.launch import Launch
 
@@ -59,8 +64,9 @@ def up(out: Output, config: Path, keep: bool) -> None:
         folder = Folder(job.name)
         if folder.exists():
             folder.check()
+        job = _with_backend(job, folder, backend)
         if not folder.held():
-            launch.send(replace(_equipped(out, job), keep=keep))
+            launch.send(replace(_equipped(out, job, folder), keep=keep))
             if _follow(out, launch, job.name):
                 return
     _compare(out, job)
@@ -84,8 +90,10 @@ def apply(out: Output, config: Path) -> None:
     from stereo.sandbox import messages
     from stereo.sandbox.client import connected
     from stereo.sandbox.prepare import read_job
+    from stereo.sandbox.state import Folder
 
     job = read_job(config, os.environ, out.report)
+    job = _with_backend(job, Folder(job.name), None)
 
     async def ask() -> Mapping[str, Any]:
         async with connected(job.name) as control:
@@ -101,19 +109,46 @@ def apply(out: Output, config: Path) -> None:
     out.result({"name": job.name, "changed": changed}, "\n".join(changed) or "nothing changed")
 
 
-def _equipped(out: Output, job: Job) -> Job:
+def _with_backend(job: Job, folder: Folder, asked: str | None) -> Job:
+    """The job with the name of the backend that has the sandbox, or is to have it. Raises StereoError."""
+    from stereo.vm.backends import choose_backend
+
+    record = folder.record()
+    kept = record.backend if record and (record.proven or folder.held()) else None
+    return replace(job, backend=choose_backend(asked, os.environ, kept).value)
+
+
+def _equipped(out: Output, job: Job, folder: Folder) -> Job:
     """The job with what runs it, and the dist found to be what its manifest says."""
     from stereo.cli.machines import need_programs
     from stereo.model.architecture import Architecture
     from stereo.paths import Cache
     from stereo.sandbox.intact import check_intact
     from stereo.vm.accel import choose
+    from stereo.vm.backends import BackendName
 
     cache = Cache.from_environment()
+    if job.backend == BackendName.APPLEVIRT:
+        job = _for_vfkit(job, folder)
+        check_intact(Path(job.dist), job.manifest, cache.verified, out.report)
+        return job
     programs = need_programs(cache, out.report, Architecture(job.arch), sandbox=True)
     accelerator = choose(programs, cache.probe, out.report)
     check_intact(Path(job.dist), job.manifest, cache.verified, out.report)
     return replace(job, tools=str(programs.tree) if programs.tree else None, accelerator=accelerator.value)
+
+
+def _for_vfkit(job: Job, folder: Folder) -> Job:
+    """As `_equipped`, for the backend applevirt. Raises StereoError for what that cannot do."""
+    from stereo.sandbox.machines import machine_spec
+    from stereo.vm.applevirt import check_spec
+    from stereo.vm.machine import Accelerator
+    from stereo.vm.vfkit import find_vfkit
+
+    find_vfkit()
+    job = replace(job, accelerator=Accelerator.HVF.value)
+    check_spec(machine_spec(job, folder))
+    return job
 
 
 def _follow(out: Output, launch: Launch, name: str) -> bool:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import signal
-import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stereo.errors import StereoError
+from stereo.sandbox.peers import kill_peer
 from stereo.sandbox.state import CRASHED, STARTING, STOPPING, Folder
 from stereo.vm.control import Control
 from stereo.vm.machine import Channel
 from stereos_guest.protocol import MAX_LINE
-
-CREDENTIALS = struct.Struct("3i")
-"""struct ucred: pid, uid, gid; see unix(7), SO_PEERCRED."""
 
 _DEATH_SECONDS = 5.0
 
@@ -60,12 +53,6 @@ def kill(name: str) -> None:
     folder = Folder(name)
     try:
         with folder.connect() as sock:
-            pid, _, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-            descriptor = os.pidfd_open(pid)
+            kill_peer(sock, _DEATH_SECONDS)
     except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
         return
-    try:
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        select.select([descriptor], [], [], _DEATH_SECONDS)
-    finally:
-        os.close(descriptor)

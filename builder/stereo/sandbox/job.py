@@ -40,6 +40,7 @@ class Change(NamedTuple):
 class Job:
     """What to run. `memory` is in MiB, `disk` in bytes, `lifetime` in seconds; `config` is what the guest gets to read.
 
+    `backend` is the name of what runs it; see `stereo.vm.backends`.
     `tools` is the folder of the tools tree whose QEMU runs it (None: the host's own). `agents` are the names of those
     in `config`, replicas included. `grace` is what they and the guest get to end in. `root` is the folder of all
     sandboxes, `scratch` that for files of a running machine. `wired` are the ports of the host that a running machine
@@ -68,6 +69,7 @@ class Job:
     root: str = ""
     scratch: str = ""
     tools: str | None = None
+    backend: str = "qemu"
     accelerator: str = ""
     keep: bool = False
     wired: tuple[int, ...] = ()
@@ -90,7 +92,7 @@ class Job:
     def digest(self) -> str:
         """SHA-256 of what was asked for; of secrets it knows the names alone."""
         plain = {**self.encode(), "secrets": sorted(self.secrets)}
-        for ours in ("tools", "accelerator", "keep", "root", "scratch", "wired"):
+        for ours in ("tools", "backend", "accelerator", "keep", "root", "scratch", "wired"):
             del plain[ours]
         return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -109,6 +111,7 @@ def differences(old: Job, new: Job) -> list[Change]:
 
 def _differences(old: Job, new: Job) -> Iterator[Change]:
     start: dict[str, Callable[[Job], object]] = {
+        "backend": lambda job: job.backend,
         "mixtape": lambda job: job.manifest,
         "resources.cpus": lambda job: job.cpus,
         "resources.memory": lambda job: job.memory,

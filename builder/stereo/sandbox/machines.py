@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.sandbox.job import Job, host_ports
 from stereo.sandbox.provision import tag
 from stereo.sandbox.state import Folder
+from stereo.vm.backends import BackendName
 from stereo.vm.boot import BootFiles, Form, MachineSize, make_spec
 from stereo.vm.machine import Accelerator, Backend, Bridged, Forward, Gated, MachineSpec, Nat, Network, Share
 
@@ -21,18 +25,32 @@ def machine_spec(job: Job, folder: Folder) -> MachineSpec:
     spec = make_spec(files, Form.KERNEL, arch, accelerator, size=size, network=_network(job))
     return replace(
         spec,
-        disk=replace(spec.disk, changes=folder.overlay),
+        disk=replace(spec.disk, changes=folder.disks[job.backend]),
         shares=tuple(Share(tag(index), Path(each.host), each.readonly) for index, each in enumerate(job.shares)),
     )
 
 
 def backend_of(job: Job) -> Backend:
-    """What runs the machine."""
+    """What runs the machine. Raises StereoError."""
+    if job.backend == BackendName.APPLEVIRT:
+        from stereo.vm.applevirt import AppleBackend
+        from stereo.vm.vfkit import find_vfkit
+
+        return AppleBackend(find_vfkit(), Path(job.scratch))
     from stereo.vm.programs import Programs
     from stereo.vm.qemu import QemuBackend
 
     programs = Programs.find(Path(job.tools) if job.tools else None, Architecture(job.arch))
     return QemuBackend(programs, Path(job.scratch))
+
+
+def end_left(folder: Folder) -> None:
+    """Have no machine of a sandbox whose supervisor was killed go on without its disk. Hold the lock."""
+    with suppress(StereoError):  # a record that nobody can read
+        if (record := folder.record()) and record.backend == BackendName.APPLEVIRT:
+            from stereo.vm.applevirt import end_orphans
+
+            asyncio.run(end_orphans())
 
 
 def _network(job: Job) -> Network | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stereo.errors import StereoError, shown
 from stereo.sandbox.job import Job
+from stereo.vm.backends import BackendName
 from stereo.vm.control import GuestError, NoAnswerError
 from stereo.vm.machine import GATEWAY, GUEST, PROXY_PORT, RESOLVER
 from stereos_guest import protocol
@@ -44,8 +45,7 @@ async def furnish(control: Control, job: Job) -> list[str]:
 
     Returns what went wrong without stopping anything. Raises StereoError.
     """
-    # Elsewhere the guest is told its address; a bridge's it has to ask for.
-    online = asyncio.create_task(_online(control)) if job.mode == "bridged" else None
+    online = asyncio.create_task(_online(control)) if _asks_for_address(job) else None
     steps = [
         _step(control, "network", protocol.SET_NETWORK, network(job)),
         *(
@@ -105,7 +105,14 @@ def network(job: Job) -> dict[str, Any]:
         proxy, hosts = f"http://{GATEWAY}:{PROXY_PORT}", {HOST_NAME: GATEWAY}
         return {**_OWN_ADDRESS, "nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
     closed: dict[str, Any] = {"proxy": "", "no_proxy": "", "hosts": {}}
-    return {**_OWN_ADDRESS, **closed, "nameservers": [RESOLVER]} if job.mode == "nat" else {**closed, "nameservers": []}
+    if job.mode == "nat" and not _asks_for_address(job):
+        return {**_OWN_ADDRESS, **closed, "nameservers": [RESOLVER]}
+    return {**closed, "nameservers": []}
+
+
+def _asks_for_address(job: Job) -> bool:
+    """Whether the guest asks for its address: a bridge's neighbours, or macOS. Elsewhere it is told one."""
+    return job.mode == "bridged" or (job.mode == "nat" and job.egress is None and job.backend == BackendName.APPLEVIRT)
 
 
 async def list_agents(control: Control, seconds: float = 10) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stereo.errors import StereoError
 from stereo.sandbox import messages
-from stereo.sandbox.client import CREDENTIALS
 from stereo.sandbox.job import Job, differences
+from stereo.sandbox.peers import peer_uid
 from stereo.vm import relay
 from stereo.vm.control import Control, GuestError, Hello
 from stereo.vm.machine import Channel
@@ -130,5 +130,4 @@ class _Absent(Control):
 
 def _is_ours(sock: socket.socket) -> bool:
     """Whether our own user is at the other end. The folder lets nobody else near; this holds even if it did."""
-    _, uid, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-    return bool(uid == os.geteuid())
+    return peer_uid(sock) == os.geteuid()

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Record:
     """What outlives the supervisor. Times are seconds since the epoch; `reason` says how the last run ended.
 
     `manifest` is the SHA-256 of the mixtape.toml that the disk, of `disk` bytes, was made for. `proven` turns true when
-    a run has been ready: a disk whose first boot was cut short is made anew.
+    a run has been ready: a disk whose first boot was cut short is made anew. `backend` has made the disk.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Record:
     proven: bool = False
     ssh_port: int | None = None
     network: str = ""
+    backend: str = "qemu"
     digest: str = ""
     """SHA-256 of the jcard as it was understood, without the values of secrets."""
 
@@ -85,7 +87,8 @@ class Folder:
         self.root = root if root is not None else sandboxes()
         self.path = self.root / name
         self.socket = self.path / "control.sock"
-        self.overlay = self.path / "overlay.qcow2"
+        self.disks = {"qemu": self.path / "overlay.qcow2", "applevirt": self.path / "disk.raw"}
+        """What the guest wrote to its disk, by the backend that has it so."""
         self.console_log = self.path / "console.log"
         self.log = self.path / "supervisor.log"
         self.egress_log = self.path / "egress.jsonl"
@@ -226,11 +229,17 @@ class Folder:
     @contextmanager
     def _short_path(self) -> Iterator[str]:
         """The socket by a path of few bytes: addresses hold 107 of them (unix(7)), and XDG_STATE_HOME may be deep."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{descriptor}/{self.socket.name}"
-        finally:
-            os.close(descriptor)
+        if sys.platform == "linux":
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                yield f"/proc/self/fd/{descriptor}/{self.socket.name}"
+            finally:
+                os.close(descriptor)
+            return
+        with tempfile.TemporaryDirectory(prefix="stereo-", dir="/tmp") as short:
+            link = Path(short, "s")
+            link.symlink_to(self.path)
+            yield str(link / self.socket.name)
 
 
 def sandboxes() -> Path:
@@ -267,6 +276,8 @@ def _record(data: Any, name: str) -> Record:
         raise ValueError("not the record of this sandbox")
     if not all(isinstance(moment, (int, float)) for moment in (record.created, record.changed)):
         raise ValueError("not a time")
+    if record.backend not in ("qemu", "applevirt"):
+        raise ValueError("not a backend")
     if record.ssh_port is not None and not (isinstance(record.ssh_port, int) and 0 < record.ssh_port < 65536):
         raise ValueError("not a port")
     return record

@@ -157,6 +157,7 @@ class Supervisor:
             *(job.name, job.jcard, job.mixtape, job.dist, job.manifest),
             created=old.created if old else time.time(),
             disk=job.disk,
+            backend=job.backend,
             proven=bool(old and old.proven),
             ssh_port=old.ssh_port if old else None,
             network=job.mode if job.egress is None else f"{job.mode}, filtered",
@@ -164,7 +165,8 @@ class Supervisor:
         )
         _check_fits(job, self.folder)
         if not self.record.proven:
-            self.folder.overlay.unlink(missing_ok=True)
+            for disk in self.folder.disks.values():
+                disk.unlink(missing_ok=True)
         self.folder.known_hosts.unlink(missing_ok=True)
         log.info("starting %s from %s", job.name, job.mixtape)
         self.folder.write(self.record.now(state.STARTING))
@@ -295,7 +297,7 @@ def _said(console: Console) -> str:
 def _check_fits(job: Job, folder: Folder) -> None:
     """Refuse to go on with a disk that was made for something else. Raises StereoError."""
     record = folder.record()
-    if record is None or not record.proven or not folder.overlay.exists():
+    if record is None or not record.proven or not folder.disks[record.backend].exists():
         return
     fresh = f"`stereo destroy {job.name}` gives it up"
     if record.manifest != job.manifest:
@@ -303,6 +305,11 @@ def _check_fits(job: Job, folder: Folder) -> None:
         stay = f'go on with mixtape = "{record.mixtape}", or ' if record.mixtape != job.mixtape else ""
         raise StereoError(
             f"the disk of {job.name} was made for {record.mixtape}, and the mixtape is now {now}", hint=stay + fresh
+        )
+    if record.backend != job.backend:
+        raise StereoError(
+            f"the disk of {job.name} was made by the backend {record.backend}, and {job.backend} cannot read it",
+            hint=f"go on with --backend {record.backend}, or {fresh}",
         )
     if record.disk != job.disk:
         raise StereoError(

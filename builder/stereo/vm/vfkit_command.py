@@ -48,7 +48,7 @@ class Wiring:
 
 def command_arguments(spec: MachineSpec, wiring: Wiring) -> list[str]:
     """The arguments that follow vfkit itself. Raises StereoError for what no command line of it can say."""
-    _check(spec)
+    check_spec(spec)
     return [
         *("--cpus", str(spec.cpus)),
         *("--memory", str(spec.memory)),  # MiB, as we have it
@@ -68,7 +68,8 @@ def command_arguments(spec: MachineSpec, wiring: Wiring) -> list[str]:
     ]
 
 
-def _check(spec: MachineSpec) -> None:
+def check_spec(spec: MachineSpec) -> None:
+    """Refuse a machine that no vfkit can run. Raises StereoError."""
     if spec.arch is not Architecture.AARCH64:
         raise StereoError(f"the backend applevirt runs aarch64, not {spec.arch}", hint=_QEMU)
     if spec.disk.format != "raw":
@@ -82,6 +83,8 @@ def _check(spec: MachineSpec) -> None:
         raise StereoError(f"the backend applevirt cannot forward {ports}", hint=f"forward TCP alone, or {_QEMU}")
     if spec.kernel is None and spec.credentials:
         raise StereoError("the backend applevirt has no credentials with UEFI", hint="boot the kernel directly")
+    for share in spec.shares:
+        _share(share)
 
 
 def _boot_loader(kernel: KernelBoot | None, wiring: Wiring) -> str:

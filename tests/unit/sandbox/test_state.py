@@ -135,7 +135,7 @@ def test_the_lock_goes_with_a_killed_process(folder: Folder) -> None:
 
 def test_a_removed_sandbox_leaves_nothing(folder: Folder) -> None:
     folder.write(RECORD)
-    folder.overlay.write_bytes(b"x")
+    folder.disks["qemu"].write_bytes(b"x")
     folder.remove()
     assert list(folder.root.iterdir()) == []
 

@@ -230,7 +230,7 @@ def test_a_disk_that_was_made_for_something_else_is_left_alone(
     assert event["event"] == "failed"
     assert "stereo destroy" in event["error"]["hint"]
     assert folder.condition()[0] == "stopped"
-    assert folder.overlay.exists()
+    assert folder.disks["qemu"].exists()
 
 
 def test_a_second_up_finds_it_taken(job: Job, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from makers.probe import initrd_with
+from stereo.model.architecture import Architecture
 from stereo.report import Silent
 from stereo.vm.boot import Booted, running
 from stereo.vm.machine import Backend, MachineSpec
 
+_SERIAL = {Architecture.X86_64: "ttyS0", Architecture.AARCH64: "ttyAMA0"}
 _UNIT = """\
 [Unit]
 DefaultDependencies=no
@@ -29,13 +31,13 @@ ExecStart=/bin/sh -c 'stty -echo -onlcr; exec /bin/sh'
 StandardInput=tty-force
 StandardOutput=tty
 StandardError=tty
-TTYPath=/dev/ttyS0
+TTYPath=/dev/{}
 """
 
 
-def shell_initrd(initrd: Path, target: Path) -> Path:
+def shell_initrd(initrd: Path, target: Path, arch: Architecture = Architecture.X86_64) -> Path:
     """Write `initrd` to `target`, with the shell."""
-    return initrd_with(initrd, target, "shell.service", _UNIT)
+    return initrd_with(initrd, target, "shell.service", _UNIT.format(_SERIAL[arch]))
 
 
 class RootShell:
@@ -69,7 +71,7 @@ class RootShell:
 async def machine_with_shell(backend: Backend, spec: MachineSpec, folder: Path) -> AsyncIterator[RootShell]:
     """Boot `spec` (by its kernel) with the shell, for the length of the block; `folder` gets the initrd."""
     assert spec.kernel
-    initrd = shell_initrd(spec.kernel.initrd, folder / "initrd-with-shell")
+    initrd = shell_initrd(spec.kernel.initrd, folder / "initrd-with-shell", spec.arch)
     said = bytearray()
     with_shell = replace(spec, kernel=replace(spec.kernel, initrd=initrd))
     async with running(backend, with_shell, Silent(), timeout=300, sink=said.extend) as booted:

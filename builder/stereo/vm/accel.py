@@ -1,8 +1,7 @@
 """Which accelerators work here, found out by booting something tiny on each, against the clock.
 
 A /dev/kvm may exist, open, create a machine, and then hang every guest while it burns a CPU. So existence proves
-nothing: a boot sector of our own runs under SeaBIOS, enters 64-bit mode with paging, works on memory for so long that
-the host interrupts it many times, and ends QEMU through the `isa-debug-exit` device with a status of its own.
+nothing: a guest of our own does a little work and says in its own way that it did; see `tinyguest`.
 """
 
 from __future__ import annotations
@@ -20,35 +19,16 @@ from pathlib import Path
 
 from stereo import process
 from stereo.errors import StereoError, UsageError
+from stereo.model.architecture import Architecture
 from stereo.process import CommandFailed
 from stereo.report import Report
+from stereo.vm import tinyguest
 from stereo.vm.machine import Accelerator
-from stereo.vm.programs import Programs
-from stereo.vm.qemu_command import accelerator_arguments, closed_arguments
+from stereo.vm.programs import Programs, own_architecture
+from stereo.vm.qemu_command import accelerator_arguments, closed_arguments, machine_type
 
 PROBE_SECONDS = 10.0
 _LARGEST_CACHE = 1 << 16
-
-# Offsets are from 0x7c00, where the BIOS puts a boot sector. AMD64 manual, volume 2, 14.6: activating long mode.
-_CODE = bytes.fromhex(
-    "fa 31c0 8ed8 8ec0 8ed0 bc007c fc"  # 00 cli; ax, ds, es, ss = 0; sp = 0x7c00; cld
-    "bf0010 6631c0 b9000c 66f3ab"  # 0d clear 0x1000-0x3fff for the page tables
-    "c70600100320 c70600200330 c70600308300"  # 19 PML4 -> PDPT -> PD with one 2 MiB page
-    "66b800100000 0f22d8"  # 2b cr3 = 0x1000
-    "66b820000000 0f22e0"  # 34 cr4.PAE
-    "66b9800000c0 0f32 80cc01 0f30"  # 3d EFER.LME
-    "0f0116887c"  # 4a lgdt [0x7c88]
-    "0f20c0 660d01000080 0f22c0"  # 4f cr0.PG, cr0.PE
-    "ea607c0800"  # 5b jmp 8:0x7c60, now in 64-bit mode
-    "b900000001"  # 60 ecx = 16 Mi rounds
-    "0fb7f9 ff8700000100 e2f5"  # 65 edi = cx; inc dword [rdi + 0x10000]; loop
-    "b02a e6f4"  # 70 out 0xf4, 42: QEMU exits with (42 << 1) | 1
-    "f4 ebfd 90"  # 74 hlt, for ever
-    "0000000000000000 00000000009a2000"  # 78 GDT: null; code, 64-bit
-    "0f00 787c0000"  # 88 GDT: 16 bytes at 0x7c78
-)
-_DONE = 42 << 1 | 1
-_DISK_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,54 +40,53 @@ class Verdict:
     reason: str
 
 
-def boot_disk() -> bytes:
-    """A disk whose boot sector does the work described above."""
-    return _CODE.ljust(510, b"\0") + b"\x55\xaa" + bytes(_DISK_SIZE - 512)
-
-
 def probe(accelerator: Accelerator, programs: Programs, *, seconds: float = PROBE_SECONDS) -> Verdict:
-    """Boot the tiny disk on `accelerator`, for at most `seconds`, and kill what is still there then."""
+    """Boot the tiny guest on `accelerator`, for at most `seconds`, and kill what is still there then."""
     if reason := _absent(accelerator):
         return Verdict(accelerator, False, reason)
     with tempfile.TemporaryDirectory(prefix="stereo-probe-") as folder:
-        disk = Path(folder) / "disk"
-        disk.write_bytes(boot_disk())
         argv = [
             *programs.qemu,
             *closed_arguments(seccomp=programs.seccomp),
-            *("-machine", "q35,smm=off", *accelerator_arguments(accelerator), "-m", "64M", "-no-reboot"),
-            *(
-                "-blockdev",
-                json.dumps({"node-name": "disk", "driver": "file", "filename": str(disk), "read-only": True}),
-            ),
-            *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
-            *("-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
+            *("-machine", machine_type(programs.arch), *accelerator_arguments(programs.arch, accelerator)),
+            *("-m", "64M", "-no-reboot"),
+            *tinyguest.arguments(programs.arch, Path(folder)),
         ]
         began = time.monotonic()
         try:
-            process.run(argv, env=programs.closed_environment(), timeout=seconds)
+            status, said = 0, process.run(argv, env=programs.closed_environment(), timeout=seconds).stdout
         except CommandFailed as failure:
-            took = time.monotonic() - began
-            return _judge(accelerator, failure, took, seconds)
-    return Verdict(accelerator, False, "QEMU ended before the guest did its work")
+            status, said = failure.status, failure.output
+        took = time.monotonic() - began
+    if tinyguest.did_its_work(programs.arch, status, said):
+        return Verdict(accelerator, True, f"a tiny guest ran and ended in {took:.1f} s")
+    if took >= seconds:
+        return Verdict(accelerator, False, f"a tiny guest hung and was killed after {seconds:g} s")
+    if status == 0:
+        return Verdict(accelerator, False, "QEMU ended before the guest did its work")
+    last = said.strip().splitlines()[-1:] or [f"status {status}"]
+    return Verdict(accelerator, False, f"QEMU failed: {last[0][:200]}")
 
 
 def verdicts(
     programs: Programs, cache: Path, report: Report, *, refresh: bool = False, seconds: float = PROBE_SECONDS
 ) -> list[Verdict]:
-    """One verdict per accelerator that this system could have, best first; from `cache` (a folder) if still true."""
-    key = _key(programs)
-    known = {} if refresh else _read_cache(cache / "accelerators.json", key)
+    """One verdict per accelerator that this system could have for guests of `programs`, best first.
+
+    From `cache` (a folder), if still true.
+    """
+    key, file = _key(programs), cache / f"accelerators-{programs.arch}.json"
+    known = {} if refresh else _read_cache(file, key)
     found = []
-    for accelerator in candidates():
+    for accelerator in candidates(programs.arch):
         verdict = known.get(accelerator)
         if verdict is None:
-            with report.step(f"Trying {accelerator} with a tiny boot"):
+            with report.step(f"Trying {accelerator} with a tiny boot of {programs.arch}"):
                 verdict = probe(accelerator, programs, seconds=seconds)
         found.append(verdict)
     # That emulation failed can only be a passing trouble, such as a machine under heavy load.
     lasting = [verdict for verdict in found if verdict.usable or verdict.accelerator is not Accelerator.TCG]
-    _write_cache(cache / "accelerators.json", key, lasting)
+    _write_cache(file, key, lasting)
     return found
 
 
@@ -121,12 +100,7 @@ def choose(
 ) -> Accelerator:
     """The best accelerator that works, or what STEREO_ACCEL demands. Raises UsageError or StereoError."""
     if wanted := environment.get("STEREO_ACCEL"):
-        try:
-            return Accelerator(wanted)
-        except ValueError:
-            raise UsageError(
-                f"no accelerator is called {wanted!r}", where="STEREO_ACCEL", hint=f"one of {', '.join(Accelerator)}"
-            ) from None
+        return _demanded(wanted, programs.arch)
     found = verdicts(programs, cache, report, refresh=refresh)
     for verdict in found:
         if verdict.usable:
@@ -135,30 +109,32 @@ def choose(
     raise StereoError(f"no accelerator works, not even emulation: {reasons}", where=programs.origin)
 
 
-def candidates() -> tuple[Accelerator, ...]:
-    """What this system could have, best first."""
+def _demanded(wanted: str, guest: Architecture) -> Accelerator:
+    try:
+        accelerator = Accelerator(wanted)
+    except ValueError:
+        raise UsageError(
+            f"no accelerator is called {wanted!r}", where="STEREO_ACCEL", hint=f"one of {', '.join(Accelerator)}"
+        ) from None
+    if accelerator is not Accelerator.TCG and guest is not own_architecture():
+        what = f"{accelerator} runs {own_architecture()} on this machine, not {guest}"
+        raise UsageError(what, where="STEREO_ACCEL", hint="unset it, or tcg")
+    return accelerator
+
+
+def candidates(guest: Architecture) -> tuple[Accelerator, ...]:
+    """What this system could have for such guests, best first: instructions of another architecture are emulated."""
     native = {"linux": (Accelerator.KVM,), "darwin": (Accelerator.HVF,)}.get(sys.platform, ())
-    return (*native, Accelerator.TCG)
+    return (*(native if guest is own_architecture() else ()), Accelerator.TCG)
 
 
 def _absent(accelerator: Accelerator) -> str:
     if accelerator is not Accelerator.KVM:
         return ""
-    if platform.machine() != "x86_64":
-        return f"this machine is {platform.machine()}, the guest is x86_64"
     device = Path("/dev/kvm")
     if not device.exists():
         return "there is no /dev/kvm"
     return "" if os.access(device, os.R_OK | os.W_OK) else "no access to /dev/kvm"
-
-
-def _judge(accelerator: Accelerator, failure: CommandFailed, took: float, limit: float) -> Verdict:
-    if failure.status == _DONE:
-        return Verdict(accelerator, True, f"a tiny guest ran and ended in {took:.1f} s")
-    if took >= limit:
-        return Verdict(accelerator, False, f"a tiny guest hung and was killed after {limit:g} s")
-    last = failure.output.strip().splitlines()[-1:] or [f"status {failure.status}"]
-    return Verdict(accelerator, False, f"QEMU failed: {last[0][:200]}")
 
 
 def _key(programs: Programs) -> str:
@@ -169,7 +145,8 @@ def _key(programs: Programs) -> str:
     except OSError:
         device = "none"
     facts = [*platform.uname(), programs.version(), device, os.geteuid(), sorted(os.getgroups()), _cpu_model()]
-    facts.append(sha256(_CODE).hexdigest())
+    facts += [accelerator_arguments(programs.arch, each) for each in Accelerator]
+    facts.append(sha256(tinyguest.boot_disk() + tinyguest.kernel_image()).hexdigest())
     return sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.vm.machine import Accelerator, Bridged, Gated, MachineSpec, Nat, Share
 from stereos_guest.protocol import PORT_NAME
 
-_CPU = {Accelerator.KVM: "host", Accelerator.HVF: "host", Accelerator.TCG: "max"}
+# The best interrupt controller that the accelerator has: the older one knows eight processors.
+_MACHINE = {Architecture.X86_64: "q35,smm=off", Architecture.AARCH64: "virt,gic-version=max"}
+# Everything there is, but for what only costs where each instruction is emulated: signed pointers, vectors of any
+# length, pages beyond 48 bits.
+_EMULATED = {Architecture.X86_64: "max", Architecture.AARCH64: "max,pauth=off,sve=off,sme=off,lpa2=off"}
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -42,10 +47,16 @@ class Wiring:
     shares: tuple[int, ...] = ()  # connections to virtiofsd, as many as the specification has shares
 
 
-def accelerator_arguments(accelerator: Accelerator) -> list[str]:
+def machine_type(arch: Architecture) -> str:
+    """The value of -machine, as far as all machines of an architecture share it; the probe uses the same."""
+    return _MACHINE[arch]
+
+
+def accelerator_arguments(arch: Architecture, accelerator: Accelerator) -> list[str]:
     """How to run on `accelerator`; the probe uses the same, or its verdict would be about something else."""
-    threads = ",thread=multi" if accelerator is Accelerator.TCG else ""
-    return ["-accel", f"{accelerator}{threads}", "-cpu", _CPU[accelerator]]
+    if accelerator is Accelerator.TCG:
+        return ["-accel", f"{accelerator},thread=multi", "-cpu", _EMULATED[arch]]
+    return ["-accel", accelerator.value, "-cpu", "host"]
 
 
 def closed_arguments(*, seccomp: bool) -> list[str]:
@@ -60,10 +71,10 @@ def command_arguments(spec: MachineSpec, wiring: Wiring, *, seccomp: bool) -> li
         "-name",
         "stereo,debug-threads=on",
         "-machine",
-        "q35,smm=off"
+        machine_type(spec.arch)
         + (",pflash0=code,pflash1=variables" if wiring.firmware_code else "")
         + (",memory-backend=memory" if spec.shares else ""),
-        *accelerator_arguments(spec.accelerator),
+        *accelerator_arguments(spec.arch, spec.accelerator),
         "-smp",
         str(spec.cpus),
         "-m",

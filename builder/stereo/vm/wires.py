@@ -5,9 +5,7 @@ Whatever is opened here is closed at the end of the `with` block, but for our ow
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 import shutil
 import socket
 import sys
@@ -17,16 +15,13 @@ from pathlib import Path
 from types import TracebackType
 
 from stereo.errors import StereoError
-from stereo.vm import shares
+from stereo.vm import credentials, shares
 from stereo.vm.enclosure import Job, ports_of, uid_for
 from stereo.vm.machine import Accelerator, Bridged, MachineSpec, Nat
 from stereo.vm.network import mac_address, open_tap, passt_arguments
 from stereo.vm.programs import Programs
 from stereo.vm.qemu_command import Wiring, command_arguments
 from stereo.vm.shares import Served
-
-_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_LARGEST_CREDENTIAL = 32 << 10  # bytes; an SMBIOS table counts all its strings in 16 bits
 
 
 class Wires:
@@ -73,8 +68,10 @@ class Wires:
             self._served.append(served)
             for sock in (served.listening, served.connected):
                 self._stack.enter_context(sock)
-        for number, (name, value) in enumerate(spec.credentials.items()):
-            self._files[f"credential{number}"] = self._credential(name, value)
+        credentials.check(spec.credentials)
+        if spec.kernel is None:
+            for number, (name, value) in enumerate(spec.credentials.items()):
+                self._files[f"credential{number}"] = self._in_memory(credentials.smbios_string(name, value))
         self._wiring = self._plug()
 
     def _pair(self, name: str) -> None:
@@ -87,16 +84,21 @@ class Wires:
         self._disks.append(number)
         return f"/dev/fdset/{number}"
 
-    def _credential(self, name: str, value: str) -> int:
-        """An SMBIOS string that systemd in the guest takes for a credential, in memory; see systemd(1)."""
-        data = value.encode()
-        if not _CREDENTIAL_NAME.fullmatch(name) or len(data) > _LARGEST_CREDENTIAL:
-            raise StereoError(f"the credential {name!r} cannot be given to a machine")
-        number = os.memfd_create("credential")
+    def _in_memory(self, data: bytes) -> int:
+        """A file that no disk ever sees."""
+        number = os.memfd_create("given")
         self._stack.callback(os.close, number)
-        os.write(number, f"io.systemd.credential.binary:{name}=".encode() + base64.b64encode(data))
+        with open(number, "wb", closefd=False) as file:
+            file.write(data)
         os.lseek(number, 0, os.SEEK_SET)
         return number
+
+    def _initrd(self, path: Path) -> str | int:
+        """The initrd; with credentials a copy that holds them."""
+        if not self._spec.credentials:
+            return str(path.absolute())
+        data = path.read_bytes()
+        return self._in_memory(data + credentials.behind_initrd(len(data), self._spec.credentials))
 
     def _plug(self) -> Wiring:
         spec = self._spec
@@ -110,7 +112,7 @@ class Wires:
             else:
                 kernel, initrd = str(spec.kernel.kernel.absolute()), str(spec.kernel.initrd.absolute())
                 if self._enclosed:
-                    self._files.update(kernel=kernel, initrd=initrd)
+                    self._files.update(kernel=kernel, initrd=self._initrd(spec.kernel.initrd))
                     kernel, initrd = "/kernel", "/initrd"
             overlay, disk = self._disk(self._overlay, writable=True), self._disk(spec.disk.path, writable=False)
         except OSError as error:
@@ -187,7 +189,7 @@ class Wires:
 
     def of_qemu(self) -> list[int]:
         """The descriptors that QEMU inherits."""
-        credentials = [source for source in self._files.values() if isinstance(source, int)]
+        memory = [source for source in self._files.values() if isinstance(source, int)]
         tap = [] if self._tap is None else [self._tap]
         sockets = [sock.fileno() for sock in self._far.values()]
-        return [*sockets, *tap, *self._disks, *credentials, *self._wiring.shares]
+        return [*sockets, *tap, *self._disks, *memory, *self._wiring.shares]

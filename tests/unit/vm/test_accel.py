@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+import platform
+import struct
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stereo.errors import StereoError, UsageError
+from stereo.model.architecture import Architecture
 from stereo.report import Silent
 from stereo.vm import accel
-from stereo.vm.accel import Verdict, boot_disk, choose, probe, verdicts
+from stereo.vm.accel import Verdict, choose, probe, verdicts
 from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Programs
+from stereo.vm.tinyguest import boot_disk, kernel_image
 
 MakePrograms = Callable[[str], Programs]
 KVM, TCG = Accelerator.KVM, Accelerator.TCG
+X86, ARM = Architecture.X86_64, Architecture.AARCH64
 DONE = "exits with 85"
 
 
 @pytest.fixture(autouse=True)
 def kvm_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accel, "_absent", lambda _: "")
-    monkeypatch.setattr(accel, "candidates", lambda: (KVM, TCG))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "platform", "linux")
 
 
 def test_the_boot_sector_is_one() -> None:
@@ -33,15 +41,62 @@ def test_the_boot_sector_is_one() -> None:
     assert disk[510:512] == b"\x55\xaa"
 
 
-def test_a_guest_that_ends_as_only_ours_can_makes_the_accelerator_usable(fake_programs: MakePrograms) -> None:
-    verdict = probe(KVM, fake_programs(DONE))
+def test_the_tiny_kernel_is_one_as_loaders_want_it() -> None:
+    head = struct.unpack("<IIQQQ24s4sI", kernel_image()[:64])
+    assert head == (0x14000010, 0, 0, 2 << 20, 0b1010, bytes(24), b"ARM\x64", 0)
+    assert len(kernel_image()) % 4 == 0
+
+
+@pytest.mark.parametrize(("arch", "done"), [(X86, DONE), (ARM, "says stereo")])
+def test_a_guest_that_ends_as_only_ours_can_makes_the_accelerator_usable(
+    fake_programs: MakePrograms, arch: Architecture, done: str
+) -> None:
+    verdict = probe(KVM, replace(fake_programs(done), arch=arch))
     assert verdict.usable
     assert verdict.reason.startswith("a tiny guest ran")
 
 
 @pytest.mark.parametrize("behaviour", ["exits with 0", "exits with 1", "exits with 134", "refuses to start"])
-def test_any_other_end_makes_it_unusable(fake_programs: MakePrograms, behaviour: str) -> None:
-    assert not probe(KVM, fake_programs(behaviour)).usable
+@pytest.mark.parametrize(("arch", "of_the_other"), [(X86, "says stereo"), (ARM, DONE)])
+def test_any_other_end_makes_it_unusable(
+    fake_programs: MakePrograms, arch: Architecture, of_the_other: str, behaviour: str
+) -> None:
+    for each in (behaviour, of_the_other):
+        assert not probe(KVM, replace(fake_programs(each), arch=arch)).usable
+
+
+@pytest.mark.parametrize(
+    ("system", "host", "guest", "there"),
+    [
+        ("linux", "x86_64", X86, (KVM, TCG)),
+        ("linux", "x86_64", ARM, (TCG,)),
+        ("linux", "aarch64", ARM, (KVM, TCG)),
+        ("linux", "aarch64", X86, (TCG,)),
+        ("darwin", "arm64", ARM, (Accelerator.HVF, TCG)),
+        ("darwin", "arm64", X86, (TCG,)),
+    ],
+)
+def test_instructions_of_another_architecture_are_emulated(
+    monkeypatch: pytest.MonkeyPatch, system: str, host: str, guest: Architecture, there: tuple[Accelerator, ...]
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: host)
+    assert accel.candidates(guest) == there
+
+
+def test_each_architecture_has_verdicts_of_its_own(fake_programs: MakePrograms, tmp_path: Path) -> None:
+    native, foreign = fake_programs(DONE), replace(fake_programs("exits with 1"), arch=ARM)
+    assert choose(native, tmp_path, Silent(), environment={}) is KVM
+    with pytest.raises(StereoError, match="no accelerator works, not even emulation: tcg"):
+        choose(foreign, tmp_path, Silent(), environment={})
+    assert {path.name for path in tmp_path.glob("acc*")} == {f"accelerators-{arch}.json" for arch in Architecture}
+
+
+def test_what_cannot_run_the_guest_is_not_taken_on_demand(fake_programs: MakePrograms, tmp_path: Path) -> None:
+    programs = replace(fake_programs(DONE), arch=ARM)
+    with pytest.raises(UsageError, match=r"STEREO_ACCEL: kvm runs x86_64 on this machine, not aarch64 .*tcg"):
+        choose(programs, tmp_path, Silent(), environment={"STEREO_ACCEL": "kvm"})
+    assert choose(programs, tmp_path, Silent(), environment={"STEREO_ACCEL": "tcg"}) is TCG
 
 
 def test_qemus_own_reason_is_kept(fake_programs: MakePrograms) -> None:
@@ -79,7 +134,7 @@ def test_verdicts_are_cached_until_something_changes(
 
 def test_that_emulation_failed_is_not_remembered(fake_programs: MakePrograms, tmp_path: Path) -> None:
     assert not verdicts(fake_programs("exits with 1"), tmp_path, Silent())[1].usable
-    stored = json.loads((tmp_path / "accelerators.json").read_text())
+    stored = json.loads((tmp_path / "accelerators-x86_64.json").read_text())
     assert [row["accelerator"] for row in stored["verdicts"]] == ["kvm"]
 
 
@@ -88,7 +143,7 @@ def test_a_damaged_cache_is_made_anew(
     fake_programs: MakePrograms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setattr(accel, "_key", lambda _: "K")
-    (tmp_path / "accelerators.json").write_text(content)
+    (tmp_path / "accelerators-x86_64.json").write_text(content)
     assert choose(fake_programs(DONE), tmp_path, Silent(), environment={}) is KVM
 
 

@@ -37,6 +37,9 @@ def golden(spec: MachineSpec, wiring: Wiring) -> list[str]:
     return command_arguments(spec, wiring, seccomp=True)
 
 
+ARM = replace(KERNEL, arch=Architecture.AARCH64, accelerator=Accelerator.TCG)
+
+
 def values(arguments: list[str], option: str) -> list[str]:
     return [value for name, value in pairwise(arguments) if name == option]
 
@@ -60,6 +63,37 @@ def test_direct_kernel_boot_word_for_word() -> None:
         "-device virtserialport,bus=ports.0,chardev=control,name=io.stereos.control "
         "-object rng-builtin,id=entropy -device virtio-rng-pci,rng=entropy"
     )
+
+
+def test_arm_differs_in_the_machine_and_the_processor_alone() -> None:
+    x86, arm = golden(replace(KERNEL, accelerator=Accelerator.TCG), WIRING), golden(ARM, WIRING)
+    assert [pair for pair in zip(x86, arm, strict=True) if pair[0] != pair[1]] == [
+        ("q35,smm=off", "virt,gic-version=max"),
+        ("max", "max,pauth=off,sve=off,sme=off,lpa2=off"),
+    ]
+
+
+def test_arm_has_its_firmware_and_shares_as_x86_has_them() -> None:
+    spec = replace(ARM, kernel=None, shares=(Share("data", Path("/srv")),))
+    arguments = golden(spec, replace(UEFI, shares=(9,)))
+    assert values(arguments, "-machine") == [
+        "virt,gic-version=max,pflash0=code,pflash1=variables,memory-backend=memory"
+    ]
+
+
+def test_with_an_accelerator_the_processor_is_the_hosts_own() -> None:
+    for arch in Architecture:
+        for accelerator in (Accelerator.KVM, Accelerator.HVF):
+            arguments = golden(replace(KERNEL, arch=arch, accelerator=accelerator), WIRING)
+            assert (values(arguments, "-accel"), values(arguments, "-cpu")) == ([accelerator], ["host"])
+
+
+@pytest.mark.parametrize("arch", Architecture)
+def test_there_is_no_device_that_was_not_asked_for(arch: Architecture) -> None:
+    arguments = golden(replace(KERNEL, arch=arch, network=Nat()), replace(WIRING, network=9))
+    devices = {word.partition(",")[0] for word in values(arguments, "-device")}
+    assert devices == {"virtio-blk-pci", "virtio-serial-pci", "virtserialport", "virtio-rng-pci", "virtio-net-pci"}
+    assert "-nodefaults" in arguments
 
 
 def test_uefi_boot_has_the_firmware_read_only_and_variables_of_its_own() -> None:

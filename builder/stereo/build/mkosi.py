@@ -14,26 +14,28 @@ import re
 import sys
 from pathlib import Path
 
-from stereo.build.sandbox import enclosed
+from stereo.build.foreign import emulator_of, is_foreign
+from stereo.build.sandbox import enclosed, mount_point
 from stereo.errors import MAKE_ROOM, StereoError
+from stereo.model.architecture import Architecture
 from stereo.process import CommandFailed, closed_environment, run
 
 log = logging.getLogger(__name__)
 
 # mount(8): the tools into the workspace, and the workspace to where it is seen.
 _PLACES = 'mount --bind "$1" "$2/tools"; mount --rbind "$2" "$3"; shift 3; exec "$@"'
-_MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/home")
 _MARK_OF_A_STEP = re.compile(r"^‣\s+")
 
 
-def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
+def run_mkosi(stage: Path, *, arch: Architecture, tools: Path, work: Path) -> None:
     """Build `stage` (a folder of `work` with mkosi.conf) with the mkosi of the tools tree; its outputs appear there.
 
-    Raises StereoError with the end of mkosi's own words; the whole log is `work`/NAME.log while the build runs.
+    `arch` is the image's. Raises StereoError with the end of mkosi's own words; the whole log is `work`/NAME.log while
+    the build runs.
     """
     for folder in ("workspace", "cache", "tools"):
         (work / folder).mkdir(exist_ok=True)
-    here = _mount_point(work, tools)
+    here = mount_point(work, tools)
     environment = closed_environment(
         {
             "HOME": str(here),
@@ -52,7 +54,8 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
         "--force",
     ]
     mkosi = [sys.executable, "-m", "mkosi", *options, "build"]
-    command = enclosed(["sh", "-euc", _PLACES, "sh", tools, work, here, *mkosi])
+    inside: list[str | Path] = ["sh", "-euc", _PLACES, "sh", tools, work, here, *mkosi]
+    command = emulator_of(arch, tools).enclosed(inside, here) if is_foreign(arch) else enclosed(inside)
     with (work / f"{stage.name}.log").open("w") as kept:
 
         def keep(line: str) -> None:
@@ -76,16 +79,3 @@ def run_mkosi(stage: Path, *, tools: Path, work: Path) -> None:
                 where=f"stage {stage.name}",
                 hint="run again with --verbose to see all of mkosi's output",
             ) from error
-
-
-def _mount_point(*needed: Path) -> Path:
-    """A folder of every system under which nothing lies that mkosi needs: `needed`, or our Python."""
-    places = [*needed, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable)]
-    kept = [one for place in places for one in (place.absolute(), place.resolve())]
-    for name in _MOUNT_POINTS:
-        if Path(name).is_dir() and not any(one.is_relative_to(name) for one in kept):
-            return Path(name)
-    raise StereoError(
-        f"there is no folder to show mkosi its workspace in: tried {', '.join(_MOUNT_POINTS)}",
-        hint="make an empty folder /mnt, or choose another place for the cache with STEREO_CACHE",
-    )

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stereo.build import userns_main
 from stereo.errors import StereoError
 from stereo.process import closed_environment, run
 
 _NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
+_MOUNT_POINTS = ("/mnt", "/media", "/srv", "/opt", "/home")
 _OWN_IDS = ("--map-root-user", "--map-auto")
 
 
-def enclosed(argv: Sequence[str | Path]) -> list[str]:
-    """`argv` inside the sandbox."""
-    return ["unshare", *(() if os.geteuid() == 0 else _OWN_IDS), *_NAMESPACES, "--", *map(str, argv)]
+def enclosed(argv: Sequence[str | Path], *, own_users: bool = False) -> list[str]:
+    """`argv` inside the sandbox. Root has a user namespace there only with `own_users`, others always."""
+    root = os.geteuid() == 0
+    users = [sys.executable, "-I", "-S", userns_main.__file__] if root and own_users else []
+    return [*users, "unshare", *(() if root else _OWN_IDS), *_NAMESPACES, "--", *map(str, argv)]
 
 
 def check() -> None:
@@ -45,3 +50,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     except PermissionError:
         run(enclosed(["rm", "-rf", "--one-file-system", path]), env=closed_environment())
+
+
+def mount_point(*needed: Path) -> Path:
+    """A folder of every system under which nothing lies that is needed inside: `needed`, or our Python."""
+    places = [*needed, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable)]
+    kept = [one for place in places for one in (place.absolute(), place.resolve())]
+    for name in _MOUNT_POINTS:
+        if Path(name).is_dir() and not any(one.is_relative_to(name) for one in kept):
+            return Path(name)
+    raise StereoError(
+        f"there is no folder to show mkosi its workspace in: tried {', '.join(_MOUNT_POINTS)}",
+        hint="make an empty folder /mnt, or choose another place for the cache with STEREO_CACHE",
+    )

@@ -69,7 +69,7 @@ class Builder:
                 base = work / "packages/output/tree.tar"
                 base.parent.mkdir(parents=True)
                 base.hardlink_to(tree)
-                run_mkosi(work / "image", tools=tools, work=work)
+                run_mkosi(work / "image", arch=plan.arch, tools=tools, work=work)
                 new = work / "finished"
                 new.mkdir(mode=0o755)
                 outputs = work / "image/output"
@@ -104,7 +104,7 @@ class Builder:
                 place_inputs(plan, self.store, work)
                 write_tree(shared_files(), work)
                 write_tree(plan.packages, work / "packages")
-                run_mkosi(work / "packages", tools=tools, work=work)
+                run_mkosi(work / "packages", arch=plan.arch, tools=tools, work=work)
                 self.cache.trees.mkdir(parents=True, exist_ok=True)
                 (work / "packages/output/tree.tar").rename(finished)
                 use(finished)

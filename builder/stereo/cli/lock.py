@@ -38,7 +38,7 @@ class Change:
 Examples:
   stereo lock opencode-mixtape            decide anew, and write manifests/opencode-mixtape-ARCH.lock
   stereo lock opencode-mixtape --diff     only tell what would change (exit status 1 if anything)
-  stereo lock tools                       what builds the images
+  stereo lock tools                       what builds the images, on hosts of every architecture
   stereo lock test-tools                  other projects' programs, for the test suite and the benchmark
   stereo lock --all                       all tools and every mixtape
 
@@ -108,14 +108,17 @@ def _requests(name: str | None, arch: str | None) -> list[Request]:
     from stereo.model.mixtape import list_mixtapes, load_mixtape
     from stereo.plan.packages import image_request, tools_of_tests_request, tools_request
 
-    # The tools run here, whatever they build for; a mixtape is locked for all that it is made for.
-    here = Architecture(arch or platform.machine())
+    # Tools are locked for every host that may build, a mixtape for all that it is made for; our tests run here.
+    asked = [Architecture(arch)] if arch else list(Architecture)
     mixtapes = Checkout.containing_this_package().mixtapes
-    requests = {TOOLS: tools_request(here), TEST_TOOLS: tools_of_tests_request(here)}
+    requests = {
+        TOOLS: [tools_request(each) for each in asked],
+        TEST_TOOLS: [tools_of_tests_request(Architecture(arch or platform.machine()))],
+    }
     if name in requests:
-        return [requests[name]]
+        return requests[name]
     if name is None:
-        chosen, tools = list_mixtapes(mixtapes), [*requests.values()]
+        chosen, tools = list_mixtapes(mixtapes), [request for each in requests.values() for request in each]
     else:
         chosen, tools = (load_mixtape(name, mixtapes, dev_key=None, need_dev_key=False),), []
     wanted = [(mixtape, each) for mixtape in chosen for each in mixtape.architectures if arch in (None, each)]

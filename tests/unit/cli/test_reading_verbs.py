@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from stereo.check import verify as verify_module
 from stereo.check.verify import Finding, Verdict
 from stereo.cli.app import run
+from stereo.cli.options import chosen_architecture
 from stereo.dists.use import in_use
-from stereo.errors import StereoError
+from stereo.errors import StereoError, UsageError
 from stereo.inputs import lock as lock_module
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.sources import Sources
@@ -21,7 +23,8 @@ from stereo.model.architecture import Architecture
 from stereo.model.jcard import jcard_schema
 from stereo.model.jcard_page import jcard_page
 from stereo.model.lock import Deb, Lock, render_lock
-from stereo.model.mixtape import mixtape_schema
+from stereo.model.mixtape import load_mixtape, mixtape_schema
+from stereo.paths import Checkout
 
 Capture = pytest.CaptureFixture[str]
 
@@ -38,7 +41,7 @@ def test_mixtapes_are_listed_with_harness_and_summary(capsys: Capture) -> None:
     assert run(["mixtapes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["NAME", "HARNESS", "ARCHITECTURES", "SUMMARY"]
-    assert any(line.split()[:3] == ["opencode-mixtape", "opencode", "x86_64"] for line in lines)
+    assert any(line.split()[:3] == ["opencode-mixtape", "opencode", "x86_64,aarch64"] for line in lines)
 
 
 def test_mixtapes_as_json(capsys: Capture) -> None:
@@ -62,9 +65,14 @@ def test_show_of_a_dev_profile_needs_no_key(capsys: Capture) -> None:
     assert (data["name"], data["dev"], data["authorized_keys"]) == ("base-dev", True, [])
 
 
-def test_show_for_a_foreign_architecture_is_refused(capsys: Capture) -> None:
-    assert run(["show", "base", "--arch", "aarch64"]) == 2
-    assert "x86_64" in capsys.readouterr().err
+def test_an_architecture_that_a_mixtape_is_not_made_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Checkout.containing_this_package().mixtapes
+    base = load_mixtape("base", folder, dev_key=None).model_copy(update={"architectures": (Architecture.X86_64,)})
+    with pytest.raises(UsageError) as caught:
+        chosen_architecture(base, "aarch64")
+    assert caught.value.hint == "its architectures: x86_64"
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert chosen_architecture(base, None) is Architecture.X86_64
 
 
 def test_schema_is_the_models(capsys: Capture) -> None:
@@ -123,17 +131,17 @@ def test_verify_of_no_folder_is_wrong_usage(tmp_path: Path) -> None:
     assert run(["verify", str(tmp_path / "absent")]) == 2
 
 
-def made(name: str = "base", version: str = "1") -> Lock:
+def made(name: str = "base", version: str = "1", arch: Architecture = Architecture.X86_64) -> Lock:
     deb = Deb(
         name="apt",
         version=version,
-        arch="amd64",
+        arch="all",
         path="pool/main/a/apt/apt.deb",
         size=1,
         sha256="0" * 64,
         archive="main",
     )
-    return Lock(name=name, arch=Architecture.X86_64, epoch=1_700_000_000, debian={"image": (deb,)})
+    return Lock(name=name, arch=arch, epoch=1_700_000_000, debian={"image": (deb,)})
 
 
 @pytest.fixture
@@ -142,8 +150,8 @@ def locking(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found: dict[str, Any] = {"version": "1", "asked": []}
 
     def resolve(name: str, arch: Architecture, groups: object, *, previous: Lock | None, **_: object) -> Lock:
-        found["asked"].append(name)
-        lock = made(name, found["version"])
+        found["asked"].append((name, arch))
+        lock = made(name, found["version"], arch)
         return previous if previous == lock else lock
 
     monkeypatch.setattr(lock_module, "make_lock", resolve)
@@ -177,10 +185,20 @@ def test_lock_diff_writes_nothing_and_exits_1_on_a_change(
     assert (tmp_path / "base-x86_64.lock").read_bytes() == before
 
 
-def test_lock_all_is_the_tools_and_every_mixtape(locking: dict[str, Any], tmp_path: Path) -> None:
+def test_lock_all_is_the_tools_of_every_host_and_every_mixtape_for_all_that_it_is_made_for(
+    locking: dict[str, Any], tmp_path: Path
+) -> None:
     assert run(["lock", "--all", "--locks", str(tmp_path)]) == 0
-    assert locking["asked"][:2] == ["tools", "test-tools"]
-    assert {"base", "coder", "opencode-mixtape"} <= set(locking["asked"])
+    asked = set(locking["asked"])
+    assert len(asked) == len(locking["asked"])
+    assert {(name, arch) for name in ("tools", "base", "coder") for arch in Architecture} <= asked
+    assert [arch for name, arch in asked if name == "test-tools"] == [platform.machine()]
+
+
+def test_lock_of_one_architecture_asks_for_that_alone(locking: dict[str, Any], tmp_path: Path) -> None:
+    assert run(["lock", "tools", "--arch", "aarch64", "--locks", str(tmp_path)]) == 0
+    assert run(["lock", "base", "--arch", "x86_64", "--locks", str(tmp_path)]) == 0
+    assert locking["asked"] == [("tools", "aarch64"), ("base", "x86_64")]
 
 
 @pytest.mark.parametrize("words", [[], ["base", "--all"]])

@@ -32,7 +32,7 @@ ATTESTATIONS = "attestations"  # a folder of signed statements, KIND.KEYID16.dss
 PULLED = "pulled.json"  # what a pulled dist came from, and which disk formats of it are here
 VMLINUX = "vmlinux"  # the ELF kernel out of bzImage, for hypervisors that take no other
 ADDED_LATER = frozenset((*SIGNATURE_FILES, ATTESTATIONS, PULLED, VMLINUX))
-"""What signing, pulling and `stereo vmlinux` lay beside the files of a dist. No build makes it, so nothing compares it."""
+"""What signing, pulling and `stereo vmlinux` lay beside the files of a dist: no build makes it, nothing compares it."""
 
 MAX_BYTES = 1 << 20
 MAX_LINES = 10_000  # with MAX_LINE: tomllib is quadratic in (depth of a table) x (keys in it)

@@ -1,4 +1,5 @@
-"""Gives the machine's network card the address that its hypervisor has for it, without asking by DHCP first.
+"""Gives the machine's network card the address that its hypervisor has for it, without asking by DHCP first; and a
+machine without a card the address at which it looks for its gateway.
 
 A hypervisor's own network knows one guest, always by the same address; finding that out by DHCP costs an emulated
 machine seconds, in which agents could not start. networkd still asks, and finds what it would have set; see
@@ -37,10 +38,7 @@ def configure(name: str, address: str, prefix: int, gateway: str) -> None:
 
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
-        mask = ((1 << 32) - (1 << (32 - prefix))).to_bytes(4, "big")
-        head = name.encode().ljust(16, b"\0")
-        for number, value in ((_SIOCSIFADDR, _socket.inet_aton(address)), (_SIOCSIFNETMASK, mask)):
-            request(sock.fileno(), number, (head + _sockaddr(value)).ljust(_IFREQ, b"\0"))
+        head = _give(sock, name, address, prefix)
         told = request(sock.fileno(), _SIOCGIFFLAGS, head.ljust(_IFREQ, b"\0"))
         flags = _IFF_UP | int.from_bytes(told[16:18], "little")
         request(sock.fileno(), _SIOCSIFFLAGS, (head + flags.to_bytes(2, "little")).ljust(_IFREQ, b"\0"))
@@ -55,6 +53,26 @@ def configure(name: str, address: str, prefix: int, gateway: str) -> None:
                 raise
     finally:
         sock.close()
+
+
+def add_to_loopback(address: str) -> None:
+    """Let the machine itself have an IPv4 address, beside those of its loopback. Raises OSError."""
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        _give(sock, "lo:gateway", address, 32)  # with a label of its own, so that 127.0.0.1 stays; see netdevice(7)
+    finally:
+        sock.close()
+
+
+def _give(sock: _socket.socket, name: str, address: str, prefix: int) -> bytes:
+    """Set address and netmask; returns the name as a struct ifreq begins with it. Raises OSError."""
+    from fcntl import ioctl as request
+
+    mask = ((1 << 32) - (1 << (32 - prefix))).to_bytes(4, "big")
+    head = name.encode().ljust(16, b"\0")
+    for number, value in ((_SIOCSIFADDR, _socket.inet_aton(address)), (_SIOCSIFNETMASK, mask)):
+        request(sock.fileno(), number, (head + _sockaddr(value)).ljust(_IFREQ, b"\0"))
+    return head
 
 
 def _sockaddr(address: bytes) -> bytes:

@@ -53,7 +53,7 @@ class Requests:
     ) -> None:
         self._daemon = daemon
         self._token = token
-        run = run or Helpers(daemon.loop)
+        self._run = run = run or Helpers(daemon.loop)
         self.secrets = Secrets(daemon.root, self._reload)
         self.config = Config(daemon.root, self._reconfigured)
         self.mounts = Mounts(daemon.root, run, self._reload)
@@ -83,7 +83,7 @@ class Requests:
             ),
             protocol.LIST_AGENTS: self._tells(protocol.AGENTS, lambda: {"agents": self.link.agents}),
             protocol.AGENT: self._later(self._agent),
-            protocol.SET_NETWORK: self._at_once(lambda body: set_network(daemon.root, body)),
+            protocol.SET_NETWORK: self._later(self._set_network),
             protocol.SSH_HOST_KEY: self._ssh_host_key,
             **openers(Context(daemon.loop, daemon.root)),
         }
@@ -160,6 +160,12 @@ class Requests:
         """Answered when the agents are told of as the new configuration has them; at once where there is no agentd."""
         self.config.put(body)
         self.link.taken(lambda error: done(""))
+
+    def _set_network(self, body: dict[str, Any], done: Callable[[str], None], session: Session) -> None:
+        if command := set_network(self._daemon.root, body):
+            self._run(command, lambda error: done(error and f"the gateway did not start: {error}"), "/")
+        else:
+            done("")
 
     def _agent(self, body: dict[str, Any], done: Callable[[str], None], session: Session) -> None:
         name, action, signal = (fields.word(body, field, 100) for field in ("name", "action", "signal"))

@@ -106,6 +106,7 @@ async def everything(machine: VsockMachine, strangers: dict[str, Path], folder: 
     found["interfaces"] = (await run(control, "/usr/bin/ls", "/sys/class/net", "/sys/class/virtio-ports"))[0]
     await control.shutdown(60)
     await asyncio.wait_for(machine.device, 60)  # it ends with QEMU, and raises if anything broke it
+    await control.close()
     return found
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers.guest import KEY, Machine, heard
-from stereos_guest import doors, protocol, sshkeys
+from stereos_guest import doors, interface, protocol, sshkeys
 from stereos_guest.network import set_network
 
 
@@ -267,6 +267,65 @@ def test_nothing_of_a_wrong_network_is_taken(machine: Machine, wrong: dict[str, 
     assert not answer["payload"]["ok"]
     assert not (machine.root / "etc/resolv.conf").exists()
     assert not (machine.root / "run/stereos/agent.env").exists()
+
+
+# --- a network without a card ---
+
+BY_VSOCK = {**NETWORK, "gateway": "10.0.2.2", "vsock_ports": [3128, 53, 8080, 53]}
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that the machine itself was given."""
+    found: list[str] = []
+    monkeypatch.setattr(interface, "add_to_loopback", found.append)
+    return found
+
+
+def test_the_gateway_is_started_when_the_host_wants_it(machine: Machine, addresses: list[str]) -> None:
+    assert machine.ask(machine.greeted(), "set_network", BY_VSOCK)[0]["payload"]["ok"]
+    assert (machine.root / "run/stereos/gateway").read_text() == "WORDS=10.0.2.2 53 3128 8080\n"
+    assert (machine.root / "run/stereos/gateway").stat().st_mode & 0o777 == 0o600
+    assert addresses == ["10.0.2.2"]
+    assert machine.ran == [["/usr/bin/systemctl", "restart", "stereos-gateway.service"]]
+    assert (machine.root / "etc/resolv.conf").exists()
+
+
+def test_who_has_a_card_gets_no_gateway(machine: Machine, addresses: list[str]) -> None:
+    assert machine.ask(machine.greeted(), "set_network", {**NETWORK, "vsock_ports": []})[0]["payload"]["ok"]
+    assert (machine.ran, addresses) == ([], [])
+    assert not (machine.root / "run/stereos/gateway").exists()
+
+
+def test_told_the_same_again_what_goes_on_is_not_cut_off(machine: Machine, addresses: list[str]) -> None:
+    host = machine.greeted()
+    for ports in ([1], [1], [1, 2]):
+        machine.ask(host, "set_network", {**BY_VSOCK, "vsock_ports": ports})
+    assert [words[1] for words in machine.ran] == ["restart", "start", "restart"]
+
+
+def test_the_host_hears_why_the_gateway_does_not_start(machine: Machine, addresses: list[str]) -> None:
+    machine.says["systemctl"] = "no such unit"
+    [answer] = machine.ask(machine.greeted(), "set_network", BY_VSOCK)
+    assert answer["payload"]["error"] == "the gateway did not start: no such unit"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"vsock_ports": ports} for ports in ("53", [0], [65536], [True], ["53"], [1.5], [1] * 1001, {"a": 1})),
+        {"gateway": ""},
+        {"gateway": "10.0.2.2 $(reboot)"},
+        {"gateway": "fd00::2"},
+        {"address": "10.0.2.15/24"},
+    ],
+)
+def test_nothing_of_a_wrong_gateway_is_taken(machine: Machine, addresses: list[str], wrong: dict[str, Any]) -> None:
+    [answer] = machine.ask(machine.greeted(), "set_network", {**BY_VSOCK, **wrong})
+    assert not answer["payload"]["ok"]
+    assert (machine.ran, addresses) == ([], [])
+    assert not (machine.root / "etc/resolv.conf").exists()
+    assert not (machine.root / "run/stereos/gateway").exists()
 
 
 # --- shutdown ---

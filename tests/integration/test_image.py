@@ -432,7 +432,7 @@ def test_core_dumps_and_the_journal_are_not_kept(root: Files) -> None:
 
 OUR_UNITS = (
     *("agentd.service", "stereosd.service", "stereos-harden.service", "stereos-grow.service"),
-    "stereos-ssh-host-key.service",
+    *("stereos-ssh-host-key.service", "stereos-gateway.service"),
 )
 
 

@@ -38,7 +38,6 @@ VERBS = {
     "destroy": "down",
     "boot": "boot",
     "verify": "verify",
-    "check": "check",
     "vmlinux": "vmlinux",
     "diff": "diff",
     "rebuild": "rebuild",

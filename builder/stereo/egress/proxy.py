@@ -41,7 +41,8 @@ async def tunnel(
         while data := await passage.read():
             writer.write(data)
             await writer.drain()
-        writer.write_eof()
+        with suppress(OSError):  # who has heard all may be gone: a unix socket says so here, TCP does not
+            writer.write_eof()
 
     await _both(out(), into())
 

@@ -17,6 +17,7 @@ from stereo.sandbox.keys import learn_host_key, make_key
 from stereo.sandbox.messages import AGENTS, PROVISION
 from stereo.sandbox.state import Folder, Record
 from stereo.sandbox.tunnels import Tunnels, reserve
+from stereo.vm import vsockgate
 from stereo.vm.control import Control
 from stereo.vm.machine import Machine
 from stereos_guest import protocol
@@ -42,6 +43,7 @@ class Guest:
         self._tunnels = Tunnels(self.control)
         self._ssh: tuple[socket.socket, str] | None = None
         self._ssh_ready: asyncio.Task[None] | None = None
+        self._vsock_ports = vsockgate.ports_of(machine.gate)
         self._filter: Filter | None = None
         if job.egress is not None:
             from stereo.sandbox.filter import Filter
@@ -62,7 +64,7 @@ class Guest:
             await self._filter.ready()
         for listener, port in forwards:
             await self._tunnels.lead(listener, port)
-        notes += await provision.furnish(self.control, self.job)
+        notes += await provision.furnish(self.control, self.job, self._vsock_ports)
         if self._ssh:
             # No agent waits for it, and starting a server takes an emulated machine seconds.
             self._ssh_ready = asyncio.create_task(self._open_ssh(*self._ssh))

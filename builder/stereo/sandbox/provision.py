@@ -40,14 +40,15 @@ def tag(index: int) -> str:
     return f"share{index}"
 
 
-async def furnish(control: Control, job: Job) -> list[str]:
+async def furnish(control: Control, job: Job, vsock_ports: Collection[int] = ()) -> list[str]:
     """Give the guest its network, shares and secrets, then its configuration.
 
+    `vsock_ports` are those of the host that a guest without a network card reaches its egress gate by.
     Returns what went wrong without stopping anything. Raises StereoError.
     """
     online = asyncio.create_task(_online(control)) if _asks_for_address(job) else None
     steps = [
-        _step(control, "network", protocol.SET_NETWORK, network(job)),
+        _step(control, "network", protocol.SET_NETWORK, network(job, vsock_ports)),
         *(
             _step(control, f"share {share.guest}", protocol.MOUNT, _mount(index, share.guest, share.readonly))
             for index, share in enumerate(job.shares)
@@ -98,12 +99,13 @@ async def take_secret(control: Control, name: str) -> None:
     await _step(control, f"secret {name}", protocol.REMOVE_SECRET, {"name": name})
 
 
-def network(job: Job) -> dict[str, Any]:
-    """What the guest is told of its network."""
+def network(job: Job, vsock_ports: Collection[int] = ()) -> dict[str, Any]:
+    """What the guest is told of its network; for `vsock_ports` see `furnish`."""
     if job.egress is not None:
         local = "localhost,127.0.0.1,::1"  # not the host's name: what the proxy refuses is logged, a closed port is not
         proxy, hosts = f"http://{GATEWAY}:{PROXY_PORT}", {HOST_NAME: GATEWAY}
-        return {**_OWN_ADDRESS, "nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
+        way = {"gateway": GATEWAY, "vsock_ports": sorted(vsock_ports)} if vsock_ports else _OWN_ADDRESS
+        return {**way, "nameservers": [GATEWAY], "proxy": proxy, "no_proxy": local, "hosts": hosts}
     closed: dict[str, Any] = {"proxy": "", "no_proxy": "", "hosts": {}}
     if job.mode == "nat" and not _asks_for_address(job):
         return {**_OWN_ADDRESS, **closed, "nameservers": [RESOLVER]}

@@ -170,6 +170,13 @@ def test_a_filtered_guest_is_pointed_at_the_gate_and_nowhere_else() -> None:
     assert told["hosts"] == {"host.stereo.internal": "10.0.2.2"}
 
 
+def test_a_filtered_guest_without_a_card_is_told_what_leads_to_the_gate() -> None:
+    told, with_card = provision.network(JOB, (3128, 53)), provision.network(JOB)
+    assert (told.pop("gateway"), told.pop("vsock_ports")) == (with_card.pop("gateway"), [53, 3128])
+    del with_card["address"]
+    assert told == with_card
+
+
 @pytest.mark.parametrize(
     ("state", "settled"),
     [("waiting", False), ("starting", False), ("running", True), ("exited", True), ("failed", True), ("backoff", True)],

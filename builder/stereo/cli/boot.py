@@ -33,7 +33,8 @@ Examples:
   stereo boot result                             on a terminal: stay on the console until the machine ends
 
 The files of the dist are never written to: the machine gets a throw-away layer over its disk. The
-accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another.""",
+accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another. A dist of another architecture
+than this machine's is emulated.""",
 )
 @dist_argument("folder")
 @click.option(

@@ -40,6 +40,12 @@ def arch_option(verb: Verb) -> Verb:
     return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
 
 
+def guest_arch_option(verb: Verb) -> Verb:
+    """--arch of a machine"""
+    text = "Architecture of the dist in the local store; default: the sandbox's, else this machine's."
+    return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+
+
 def backend_option(verb: Verb) -> Verb:
     """--backend"""
     text = "What runs the machine; default: STEREO_BACKEND, else applevirt on a Mac with vfkit, else qemu."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stereo.cli.options import backend_option
+from stereo.cli.options import backend_option, guest_arch_option
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError
 
@@ -41,18 +41,20 @@ Examples:
   stereo up                       the jcard.toml of this folder
   stereo up --config review.toml  another one
   stereo up --backend qemu        by QEMU also on a Mac
+  stereo up --arch aarch64        a dist of another architecture than this machine's, emulated
   stereo up --json                one JSON object per line, as things happen
 
 Returns when the sandbox is ready: configuration, secrets and shares are in place, and the agents were started.
 What the guest wrote to its disk is there again after `down` and `up`; `destroy` gives it up. A sandbox that
 runs already is left alone: `stereo apply` gives it the changes of a jcard.toml. A sandbox stays with the backend
-that made its disk.""",
+and the architecture that its disk was made with.""",
 )
 @_config
 @backend_option
+@guest_arch_option
 @click.option("--keep", is_flag=True, help="Keep what a failed first start leaves, for a look at its logs.")
 @speaking(as_json=True)
-def up(out: Output, config: Path, backend: str | None, keep: bool) -> None:
+def up(out: Output, config: Path, backend: str | None, arch: str | None, keep: bool) -> None:
     """Start the sandbox of a jcard.toml, and wait until it is ready."""
     from stereo.sandbox.launch import Launch
 
@@ -60,7 +62,7 @@ def up(out: Output, config: Path, backend: str | None, keep: bool) -> None:
         from stereo.sandbox.prepare import read_job
         from stereo.sandbox.state import Folder
 
-        job = read_job(config, os.environ, out.report)
+        job = read_job(config, os.environ, out.report, arch)
         folder = Folder(job.name)
         if folder.exists():
             folder.check()

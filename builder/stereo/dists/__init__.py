@@ -126,7 +126,14 @@ def resolve(reference: str, *, store: Path | None = None, arch: str | None = Non
     """
     if "/" in reference or reference in (".", "..", "~"):
         return dist_in(Path(reference))
-    return _stored(reference, store or store_folder(), arch or platform.machine())
+    return _stored(reference, store or store_folder(), arch or _own_architecture())
+
+
+def _own_architecture() -> str:
+    try:
+        return Architecture.from_machine(platform.machine())
+    except ValueError:
+        return platform.machine()  # for which there is nothing
 
 
 def dist_in(folder: Path) -> Dist:
@@ -150,7 +157,7 @@ def _stored(reference: str, store: Path, arch: str) -> Dist:
     here = [entry for entry in found if entry.arch == arch]
     if not here:
         archs = ", ".join(sorted({entry.arch for entry in found}))
-        hint = f"`stereo build {name} --arch {arch}` makes one"
+        hint = f"`stereo build {name} --arch {arch}` makes one; --arch {found[0].arch} takes the other"
         raise UsageError(f"{name} is there for {archs}, not for {arch}", where=str(store), hint=hint)
     if version == LATEST:
         entry = next((entry for entry in here if entry.there), here[0])

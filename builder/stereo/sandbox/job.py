@@ -112,6 +112,7 @@ def differences(old: Job, new: Job) -> list[Change]:
 def _differences(old: Job, new: Job) -> Iterator[Change]:
     start: dict[str, Callable[[Job], object]] = {
         "backend": lambda job: job.backend,
+        "architecture": lambda job: job.arch,
         "mixtape": lambda job: job.manifest,
         "resources.cpus": lambda job: job.cpus,
         "resources.memory": lambda job: job.memory,

@@ -11,16 +11,17 @@ from stereo.model.jcard import Jcard, guest_config, parse_jcard
 from stereo.paths import Cache
 from stereo.report import Report
 from stereo.sandbox.job import Forward, Job, Shared
-from stereo.sandbox.state import sandboxes
+from stereo.sandbox.state import Folder, sandboxes
 
 _MIB = 1 << 20
 _LARGEST = 1 << 20
 _SHUTDOWN_SECONDS = 30.0  # what an idle guest may take, emulated on a busy host
 
 
-def read_job(file: Path, environment: Mapping[str, str], report: Report) -> Job:
+def read_job(file: Path, environment: Mapping[str, str], report: Report, arch: str | None = None) -> Job:
     """The job that the jcard in `file` asks for, with `${VARIABLES}` of `environment`. Raises StereoError.
 
+    `arch` is that of the guest; by default that of the sandbox, if there is one, else of the path, or this machine's.
     `report` is warned of what is no fault and yet hardly meant, such as a secret that no agent is given.
     """
     try:
@@ -33,7 +34,17 @@ def read_job(file: Path, environment: Mapping[str, str], report: Report) -> Job:
     jcard = parse_jcard(data, file, environment)
     for note in jcard.notes:
         report.warn(note)
-    return job_of(jcard, file, resolve(jcard.mixtape))
+    dist = resolve(jcard.mixtape, arch=arch or _arch_of(jcard.name))
+    if arch not in (None, dist.arch):
+        raise UsageError(f"is for {dist.arch}, not for {arch}", where=str(dist.path))
+    return job_of(jcard, file, dist)
+
+
+def _arch_of(name: str) -> str | None:
+    """Of the sandbox's guest, whose disk nobody else can take up. None if there is no such sandbox."""
+    folder = Folder(name)
+    record = folder.record()
+    return record.arch or None if record and (record.proven or folder.held()) else None
 
 
 def job_of(jcard: Jcard, file: Path, dist: Dist) -> Job:

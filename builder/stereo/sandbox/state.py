@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stereo.errors import StereoError, UsageError
+from stereo.model.architecture import Architecture
 from stereo.paths import user_state
 
 STARTING, RUNNING, STOPPING = "starting", "running", "stopping"  # somebody holds the lock
@@ -55,6 +56,7 @@ class Record:
 
     `manifest` is the SHA-256 of the mixtape.toml that the disk, of `disk` bytes, was made for. `proven` turns true when
     a run has been ready: a disk whose first boot was cut short is made anew. `backend` has made the disk.
+    `arch` is the guest's.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Record:
     ssh_port: int | None = None
     network: str = ""
     backend: str = "qemu"
+    arch: str = ""
     digest: str = ""
     """SHA-256 of the jcard as it was understood, without the values of secrets."""
 
@@ -278,6 +281,8 @@ def _record(data: Any, name: str) -> Record:
         raise ValueError("not a time")
     if record.backend not in ("qemu", "applevirt"):
         raise ValueError("not a backend")
+    if record.arch not in ("", *Architecture):
+        raise ValueError("not an architecture")
     if record.ssh_port is not None and not (isinstance(record.ssh_port, int) and 0 < record.ssh_port < 65536):
         raise ValueError("not a port")
     return record

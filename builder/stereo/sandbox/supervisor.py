@@ -158,6 +158,7 @@ class Supervisor:
             created=old.created if old else time.time(),
             disk=job.disk,
             backend=job.backend,
+            arch=job.arch,
             proven=bool(old and old.proven),
             ssh_port=old.ssh_port if old else None,
             network=job.mode if job.egress is None else f"{job.mode}, filtered",
@@ -300,6 +301,11 @@ def _check_fits(job: Job, folder: Folder) -> None:
     if record is None or not record.proven or not folder.disks[record.backend].exists():
         return
     fresh = f"`stereo destroy {job.name}` gives it up"
+    if record.arch not in ("", job.arch):
+        raise StereoError(
+            f"the disk of {job.name} is that of an {record.arch} machine, not {job.arch}",
+            hint=f"go on with --arch {record.arch}, or {fresh}",
+        )
     if record.manifest != job.manifest:
         now = f"{job.mixtape}, which has changed since" if record.mixtape == job.mixtape else job.mixtape
         stay = f'go on with mixtape = "{record.mixtape}", or ' if record.mixtape != job.mixtape else ""

@@ -240,7 +240,10 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def test_a_secret_that_no_agent_is_given_is_warned_of(dist: Path, tmp_path: Path) -> None:
+def test_a_secret_that_no_agent_is_given_is_warned_of(
+    dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     jcard = tmp_path / "jcard.toml"
     jcard.write_text(f'mixtape = "{dist}"\nname = "box"\n[secrets]\nKEY = "${{KEY}}"\n')
     warned: list[str] = []

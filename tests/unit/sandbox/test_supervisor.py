@@ -220,7 +220,10 @@ def test_a_stopped_one_starts_again_with_what_the_jcard_says_now(job: Job, folde
     assert folder.ssh_key.read_bytes() == key
 
 
-@pytest.mark.parametrize("change", [{"manifest": "1" * 64}, {"mixtape": "base:2", "manifest": "1" * 64}, {"disk": 5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"manifest": "1" * 64}, {"mixtape": "base:2", "manifest": "1" * 64}, {"disk": 5}, {"arch": "aarch64"}],
+)
 def test_a_disk_that_was_made_for_something_else_is_left_alone(
     job: Job, folder: Folder, change: dict[str, Any]
 ) -> None:

@@ -95,6 +95,14 @@ def stereo_config() -> Path:
     return _xdg("XDG_CONFIG_HOME", ".config") / "stereo"
 
 
+def default_policy() -> Path | None:
+    """What STEREO_POLICY names, else `policy.toml` in our folder of XDG_CONFIG_HOME if that is there, else None."""
+    if named := os.environ.get("STEREO_POLICY"):
+        return Path(named)
+    usual = stereo_config() / "policy.toml"
+    return usual if os.path.lexists(usual) else None  # a link that leads nowhere is a fault, not leave to believe all
+
+
 def user_state() -> Path:
     """What outlives a run and is of this machine only: the sandboxes."""
     return _xdg("XDG_STATE_HOME", ".local/state") / "stereo"

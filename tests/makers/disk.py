@@ -96,11 +96,11 @@ def make_qcow2(disk: bytes, *, version: int = 3, bits: int = 12, zero_flag: bool
     return bytes(out)
 
 
-def make_pe(sections: list[tuple[str, bytes]], *, align: int = 512) -> bytes:
+def make_pe(sections: list[tuple[str, bytes]], *, align: int = 512, machine: int = 0x8664) -> bytes:
     """A PE image of the named sections, each padded to `align`."""
     optional = 240
     head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40)
-    head += b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, optional, 0x22) + bytes(optional)
+    head += b"PE\0\0" + struct.pack("<HHIIIHH", machine, len(sections), 0, 0, 0, optional, 0x22) + bytes(optional)
     table, body = b"", b""
     start = -(-(len(head) + 40 * len(sections)) // align) * align
     for name, content in sections:

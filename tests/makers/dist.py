@@ -84,7 +84,8 @@ def make_dist(
             (".cmdline", cmdline + b"\0"),
             (".linux", bzimage),
             (".initrd", packed if uki_initrd is None else uki_initrd),
-        ]
+        ],
+        machine={Architecture.X86_64: 0x8664, Architecture.AARCH64: 0xAA64}[arch],
     )
     loader = {"/": directory(), "/EFI": directory(), "/EFI/BOOT": directory(), REMOVABLE_PATH[arch.system]: file(uki)}
     raw = make_gpt(

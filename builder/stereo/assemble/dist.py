@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from stereo.assemble.chunks import data_size
-from stereo.assemble.compress import Compressor, DiskSums, Span
 from stereo.assemble.files import copy_hashed, failures_explained, open_plain, settle
-from stereo.assemble.frames import FrameCache, prune_frames
-from stereo.assemble.geometry import geometries
 from stereo.assemble.place import publish, staging
 from stereo.assemble.qcow2 import convert
 from stereo.errors import ProblemsError, StereoError
@@ -38,6 +36,9 @@ from stereo.model.manifest import (
     render_manifest,
 )
 from stereo.report import Report
+
+if TYPE_CHECKING:
+    from stereo.assemble.compress import Compressor, DiskSums
 
 FRAMES_LIMIT = 4 << 30
 """Bytes of compressed frames that a build leaves in the cache."""
@@ -99,6 +100,11 @@ def assemble(
     not depend on it), `qemu_img` the first words of the command, `qemu_env` its environment. Raises StereoError; then
     `out` is as it was. A release whose bytes would change is refused unless `force`.
     """
+    # Most who import this module only read a manifest.
+    from stereo.assemble.compress import Compressor, Span
+    from stereo.assemble.frames import FrameCache, prune_frames
+    from stereo.assemble.geometry import geometries
+
     with failures_explained("cannot assemble the dist", out), staging(out, report) as folder:
         image, raw, qcow2 = image_dir / "image.raw", folder / "stereos.img", folder / "stereos.qcow2"
         total = _data_size(image)

@@ -38,6 +38,7 @@ VERBS = {
     "destroy": "down",
     "boot": "boot",
     "verify": "verify",
+    "check": "check",
     "vmlinux": "vmlinux",
     "diff": "diff",
     "rebuild": "rebuild",

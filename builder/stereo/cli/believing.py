@@ -9,6 +9,7 @@ import click
 
 from stereo.cli.options import Verb
 from stereo.errors import UsageError
+from stereo.paths import default_policy
 
 if TYPE_CHECKING:
     from stereo.trust.policy import Policy
@@ -31,13 +32,11 @@ def chosen_policy(keys: tuple[Path, ...], file: Path | None, *, no_policy: bool)
 
     Raises UsageError and ProblemsError.
     """
-    from stereo.trust.policy import default_policy, load_policy, policy_of_keys
-
     if bool(keys) + bool(file) + no_policy > 1:
         raise UsageError("only one of --key, --policy and --no-policy can say who is believed")
-    if keys:
-        return policy_of_keys(keys)
-    if no_policy:
+    chosen = None if no_policy else file or default_policy()
+    if not keys and chosen is None:
         return None
-    chosen = file or default_policy()
-    return load_policy(chosen) if chosen else None
+    from stereo.trust.policy import load_policy, policy_of_keys
+
+    return policy_of_keys(keys) if keys or chosen is None else load_policy(chosen)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from stereo.artifacts.region import FormatError, OpenFile
 from stereo.assemble.dist import read_manifest_with_digest
-from stereo.assemble.files import failures_explained, open_plain, settle, settle_folder
+from stereo.assemble.files import failures_explained, open_plain, settle, settle_all, settle_folder
 from stereo.assemble.place import locked, publish, staging
 from stereo.check import disk
 from stereo.distribution.offer import Offer
@@ -174,11 +174,7 @@ def complete(folder: Path, offer: Offer, reference: Reference, beside: Mapping[s
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     _refuse_inconsistent(folder, offer)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            settle(path, offer.manifest.build.epoch)
-        else:
-            settle_folder(path)
+    settle_all(folder, offer.manifest.build.epoch)
 
 
 def lay(target: Target, offer: Offer, beside: Mapping[str, bytes], report: Report) -> None:

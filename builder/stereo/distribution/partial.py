@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from stereo.artifacts.region import FormatError
-from stereo.distribution.receive import PIECE, Content, Unpacking
+from stereo.distribution.receive import PIECE, Content, Unpacking, flush_behind
 from stereo.distribution.stock import Stretch
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import DigestMismatch, RegistryError, Unreachable
@@ -140,6 +140,7 @@ class _Transfer:
             for piece, fetched in self._rest():
                 digest.update(piece)
                 _write(file, piece)
+                flush_behind(file.fileno(), self.done + len(piece), len(piece))
                 if unpacking:
                     unpacking.put(piece)
                 self._take(piece, fetched=fetched)

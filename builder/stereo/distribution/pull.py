@@ -182,18 +182,18 @@ def _signatures(said: Said, offer: Offer, policy: Policy | None, report: Report)
 
     Raises `DigestMismatch` when there are checksums, and none are of these files.
     """
+    if not said.signatures:
+        return {}
     from stereo.trust.dist import examine_sums
 
     expected = render_sums(offer.digests)
     fitting = [files for files in reversed(said.signatures) if files.get(SIGNATURE_FILES[0]) == expected]
-    if said.signatures and not fitting:
+    if not fitting:
         raise DigestMismatch("is not that of the files", where=SIGNATURE_FILES[0])
     found: list[tuple[Mapping[str, bytes], dict[str, str]]] = []
     for files in fitting:
         rows = examine_sums(files, expected, offer.manifest, policy)
         found.append((files, {row.artifact: row.message for row in rows if not row.ok}))
-    if not found:
-        return {}
     files, bad = min(found, key=lambda each: len(each[1]))
     for name, message in bad.items():
         report.warn(f"{name} {message}; it was left behind")

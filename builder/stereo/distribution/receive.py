@@ -24,7 +24,7 @@ from stereo.registry.errors import DigestMismatch
 
 PIECE = 1 << 20
 _WAITING = 8  # pieces in a queue
-_FLUSHED = 32 << 20
+_FLUSHED = 16 << 20
 _GRAIN = 64 << 10  # zeros of this size, at such a border, become a hole
 _ZEROS = bytes(_GRAIN)
 
@@ -113,9 +113,7 @@ class Unpacking:
             while (data := self._plain.get()) is not None:
                 _write_sparse(file.fileno(), data, offset)
                 offset += len(data)
-                if offset % _FLUSHED == 0:
-                    # Has the kernel begin to write back, and waits for nothing: else all of it waits for the fsync.
-                    os.posix_fadvise(file.fileno(), offset - _FLUSHED, _FLUSHED, os.POSIX_FADV_DONTNEED)
+                flush_behind(file.fileno(), offset, len(data))
             file.truncate(offset)
 
     def _hash(self) -> None:
@@ -166,6 +164,17 @@ class _Source:
         data = self._left or self._pipe.get() or b""
         self._left = data[size:] if size >= 0 else b""
         return data[:size] if size >= 0 else data
+
+
+def flush_behind(fd: int, end: int, written: int) -> None:
+    """Have the kernel begin to bring what was written to the disk, every now and then; this waits for nothing.
+
+    Else all of it waits for the fsync. `written` bytes up to `end` are new.
+    """
+    start = (end - written) // _FLUSHED * _FLUSHED
+    until = end // _FLUSHED * _FLUSHED
+    if start < until and hasattr(os, "posix_fadvise"):  # macOS has none
+        os.posix_fadvise(fd, start, until - start, os.POSIX_FADV_DONTNEED)
 
 
 def _write_sparse(fd: int, data: bytes, offset: int) -> None:

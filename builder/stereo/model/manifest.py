@@ -12,13 +12,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import tomlkit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from tomlkit.items import Table
 
 from stereo.errors import Problem, ProblemsError, shown
+
+if TYPE_CHECKING:
+    from tomlkit.items import Table
 
 SCHEMA: Final = 2
 MANIFEST_FILE = "mixtape.toml"
@@ -32,7 +33,7 @@ ATTESTATIONS = "attestations"  # a folder of signed statements, KIND.KEYID16.dss
 PULLED = "pulled.json"  # what a pulled dist came from, and which disk formats of it are here
 VMLINUX = "vmlinux"  # the ELF kernel out of bzImage, for hypervisors that take no other
 ADDED_LATER = frozenset((*SIGNATURE_FILES, ATTESTATIONS, PULLED, VMLINUX))
-"""What signing, pulling and `stereo vmlinux` lay beside the files of a dist. No build makes it, so nothing compares it."""
+"""What signing, pulling and `stereo vmlinux` lay beside the files of a dist: no build makes it, nothing compares it."""
 
 MAX_BYTES = 1 << 20
 MAX_LINES = 10_000  # with MAX_LINE: tomllib is quadratic in (depth of a table) x (keys in it)
@@ -309,6 +310,8 @@ def parse_manifest(data: bytes, file: str) -> Manifest:
 
 def render_manifest(manifest: Manifest) -> str:
     """The manifest as text: fixed order, LF, and the same for everyone. `parse_manifest` gives `manifest` back."""
+    import tomlkit
+
     document = tomlkit.document()
     document.add(tomlkit.comment("Made by stereo. The contract is in docs/manifest.md."))
     content = manifest.model_dump(by_alias=True, mode="json")
@@ -325,6 +328,8 @@ def render_manifest(manifest: Manifest) -> str:
 
 def _table(content: dict[str, Any]) -> Table:
     """A TOML table: plain values first, as TOML wants it, and one table per package or partition."""
+    import tomlkit
+
     only_tables = bool(content) and all(isinstance(value, dict) for value in content.values())
     table = tomlkit.table(is_super_table=only_tables)
     nested = {}

@@ -20,8 +20,6 @@ from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import oras.auth  # type: ignore[import-untyped]
-import oras.auth.utils  # type: ignore[import-untyped]
 import requests
 
 from stereo.registry.credentials import Credentials, credentials_for
@@ -192,6 +190,9 @@ class Transport:
 
     def _authorized(self, response: requests.Response) -> str:
         """What to say to a registry that answered 401; also from now on. Raises `Denied`."""
+        import oras.auth  # type: ignore[import-untyped]
+        import oras.auth.utils  # type: ignore[import-untyped]
+
         challenge = response.headers.get("WWW-Authenticate", "")
         if len(challenge) > _MAX_CHALLENGE:
             raise Malformed("asks for a login at endless length", where=self._where)
@@ -267,7 +268,7 @@ def _seconds(text: str) -> float:
 def _speaks_tls(host: str, limits: Limits) -> bool:
     """Whether somebody on this machine does. Nothing is said to him but hello, and nothing of his is believed."""
     name, port = split_host(host)
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's certificates: they take 15 ms to read
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         plain = socket.create_connection((name, port or 443), timeout=limits.connect)

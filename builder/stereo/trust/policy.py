@@ -6,7 +6,6 @@ public keys that it names, and one run tells all that is wrong with it: who is b
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -42,12 +41,10 @@ from stereo.model.document import (
     validate,
 )
 from stereo.model.units import parse_age
-from stereo.paths import stereo_config
 from stereo.trust.keyfiles import load_certificate, load_public
 from stereo.trust.keys import PublicKey
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
-POLICY_FILE = "policy.toml"
 EVERY_KEY = "docs/policy.md has every key"
 EVERYTHING = "*"
 _MOST_KEYS = 256
@@ -331,14 +328,6 @@ def load_policy(file: Path) -> Policy:
         reason = getattr(error, "strerror", None) or "is no path"
         raise UsageError(f"the policy cannot be read: {reason}", where=str(file), hint=EVERY_KEY) from error
     return parse_policy(data, file)
-
-
-def default_policy() -> Path | None:
-    """What STEREO_POLICY names, else `policy.toml` in our folder of XDG_CONFIG_HOME if that is there, else None."""
-    if named := os.environ.get("STEREO_POLICY"):
-        return Path(named)
-    usual = stereo_config() / POLICY_FILE
-    return usual if os.path.lexists(usual) else None  # a link that leads nowhere is a fault, not leave to believe all
 
 
 def policy_of_keys(files: Iterable[Path]) -> Policy:

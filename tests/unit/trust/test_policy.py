@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from makers.signing import new_key
 from stereo.errors import ProblemsError, UsageError
 from stereo.model.document import MOST_BYTES
-from stereo.paths import Checkout
-from stereo.trust.policy import Kind, Policy, default_policy, load_policy, parse_policy, policy_of_keys, policy_schema
+from stereo.paths import Checkout, default_policy
+from stereo.trust.policy import Kind, Policy, load_policy, parse_policy, policy_of_keys, policy_schema
 from stereo.trust.policy_page import EXAMPLE, policy_page
 
 DOCS = Checkout.containing_this_package().root / "docs"

@@ -1,0 +1,279 @@
+"""What a dist holds, read from its files and not from what its manifest says of them.
+
+A dist may come from anywhere. Every file is opened without following links, every reader bounds what it reads, and what
+is missing or damaged becomes a `Fault` that says so: only the manifest has to be sound.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from stereo.artifacts import gpt
+from stereo.artifacts.bzimage import BzImage
+from stereo.artifacts.cpio import Cpio
+from stereo.artifacts.elf import AARCH64, X86_64, Elf
+from stereo.artifacts.erofs import Erofs
+from stereo.artifacts.kernel import Image, Kernel, kernel_form
+from stereo.artifacts.pe import REMOVABLE_PATH, Pe
+from stereo.artifacts.qcow2 import Qcow2
+from stereo.artifacts.region import FormatError, OpenFile, Region
+from stereo.artifacts.tree import Entry, Kind, Tree
+from stereo.artifacts.vfat import Vfat
+from stereo.artifacts.zst import Spool
+from stereo.errors import UsageError
+from stereo.model.architecture import Architecture
+from stereo.model.manifest import Manifest
+
+LONGEST_CMDLINE = 2047
+"""Bytes that a kernel takes of its command line: COMMAND_LINE_SIZE of both architectures, less the NUL."""
+
+_MODULES = "/usr/lib/modules/"
+_LARGEST_LIST = 1 << 20
+_LARGEST_CMDLINE = 64 << 10
+_MOST_ENTRIES = 1_000_000
+_PE_MACHINES = {0x8664: Architecture.X86_64, 0xAA64: Architecture.AARCH64}
+_ELF_MACHINES = {X86_64: Architecture.X86_64, AARCH64: Architecture.AARCH64}
+
+T = TypeVar("T")
+
+
+class Fault(str):
+    """Why something cannot be told, in words fit for a terminal."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """A disk with a sound partition table. `size` is bytes, as a guest sees it."""
+
+    format: str
+    size: int
+    partitions: int
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """A kernel file. `limit` is the bytes of command line that it takes.
+
+    `elf` tells of the ELF kernel in a bzImage, or of the file itself: its PVH entry, None if it has none, a Fault if it
+    does not come out.
+    """
+
+    form: Kernel
+    arch: Architecture | None
+    limit: int = LONGEST_CMDLINE
+    elf: int | Fault | None = None
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a loader starts: from files of the dist, or from the unified kernel image of the disk.
+
+    `drivers` are the modules that its initrd brings, by the kernel's names.
+    """
+
+    kernel: KernelFacts | Fault
+    drivers: frozenset[str] | Fault
+    cmdline: str | Fault
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A dist. `loader` is the architecture of the EFI program at the removable path.
+
+    `builtin` are the drivers in the kernel, `modules` those in the root file system, by the kernel's names.
+    """
+
+    folder: Path
+    name: str
+    arch: Architecture
+    root_hash: str
+    raw: DiskFacts | Fault
+    qcow2: DiskFacts | Fault
+    loader: Architecture | Fault
+    unified: Payload
+    files: Payload
+    builtin: frozenset[str] | Fault
+    modules: frozenset[str] | Fault
+
+
+def read_facts(folder: Path, manifest: Manifest) -> Facts:
+    """Read the dist in `folder`. Raises UsageError when that cannot be opened."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"is no directory that can be read: {error.strerror}", where=str(folder)) from error
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        return _Reader(stack, descriptor, manifest).facts(folder)
+
+
+def told(read: Callable[[], T]) -> T | Fault:
+    """What `read` returns, or the FormatError that it raises, as a Fault."""
+    try:
+        return read()
+    except FormatError as error:
+        return Fault(error)
+
+
+class _Reader:
+    """Opens the files of one dist; they stay open as long as `stack`. Whatever is wrong with one is a FormatError."""
+
+    def __init__(self, stack: ExitStack, folder: int, manifest: Manifest) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._manifest = manifest
+        self._arch = Architecture.from_system(manifest.arch)
+
+    def facts(self, folder: Path) -> Facts:
+        names = self._manifest.artifacts
+        disks = {
+            "raw": told(lambda: _Disk("raw", self._open(names.raw.file))),
+            "qcow2": told(lambda: _Disk("qcow2", Qcow2(self._open(names.qcow2.file)).content())),
+        }
+        # Whichever is here and sound: they are the same, as verify proves.
+        disk = next((one for one in disks.values() if isinstance(one, _Disk)), Fault("no disk of it can be read"))
+        uki = told(lambda: self._uki(_needed(disk)))
+        system = told(lambda: self._system(_needed(disk)))
+
+        def section(name: str) -> Region:
+            image = _needed(uki)
+            return image.content(image.only(name))
+
+        return Facts(
+            folder,
+            self._manifest.name,
+            self._arch,
+            self._manifest.image.root_hash,
+            raw=_facts(disks["raw"]),
+            qcow2=_facts(disks["qcow2"]),
+            loader=told(lambda: _pe_architecture(_needed(uki))),
+            unified=Payload(
+                told(lambda: _kernel(section(".linux"), unpack=False)),
+                told(lambda: _initrd(section(".initrd"))),
+                told(lambda: _cmdline(section(".cmdline"))),
+            ),
+            files=Payload(
+                told(lambda: _kernel(self._open(names.kernel.bzimage.file), unpack=True)),
+                told(lambda: _initrd(self._open(names.kernel.initrd.file))),
+                told(lambda: _cmdline(self._open(names.kernel.cmdline.file))),
+            ),
+            builtin=system if isinstance(system, Fault) else system[0],
+            modules=system if isinstance(system, Fault) else system[1],
+        )
+
+    def _open(self, name: str) -> Region:
+        return self._stack.enter_context(OpenFile(name, name=name, folder=self._folder)).region
+
+    def _uki(self, disk: _Disk) -> Pe:
+        path = REMOVABLE_PATH[self._arch.system]
+        files = Vfat(disk.partition(gpt.ESP, "EFI system partition"))
+        # Names of FAT differ only by more than case, so the firmware takes any.
+        found = [entry for entry in _entries(files) if entry.path.upper() == path and entry.kind is Kind.FILE]
+        if len(found) != 1:
+            raise FormatError(f"{len(found)} files {path}, not one", where=files.region.name)
+        return Pe(files.content(found[0]))
+
+    def _system(self, disk: _Disk) -> tuple[frozenset[str], frozenset[str]]:
+        """Drivers in the kernel, and modules, of the root file system."""
+        tree = Erofs(disk.partition(gpt.ROOT[self._arch.system], "root partition"))
+        home = f"{_MODULES}{self._manifest.image.kernel_version}/"
+        builtin, modules = frozenset[str](), set[str]()
+        for entry in _entries(tree):
+            if entry.kind is Kind.FILE and entry.path == f"{home}modules.builtin":
+                builtin = frozenset(map(_module, _text(tree.content(entry), _LARGEST_LIST).split()))
+            elif entry.kind is Kind.FILE and entry.path.startswith(home) and ".ko" in entry.path:
+                modules.add(_module(entry.path))
+        return builtin, frozenset(modules)
+
+
+class _Disk:
+    def __init__(self, form: str, content: Region) -> None:
+        self._content = content
+        self._table = gpt.read_gpt(content)
+        self.facts = DiskFacts(form, content.size, len(self._table.partitions))
+
+    def partition(self, kind: str, what: str) -> Region:
+        """The only one of that type."""
+        rows = [row for row in self._table.partitions if row.type == kind]
+        if len(rows) != 1:
+            raise self._content.fault(f"has {len(rows)} of what there must be one: {what}")
+        return gpt.partition_region(self._content, rows[0])
+
+
+def _facts(disk: _Disk | Fault) -> DiskFacts | Fault:
+    return disk if isinstance(disk, Fault) else disk.facts
+
+
+def _needed(value: T | Fault) -> T:
+    if isinstance(value, Fault):
+        raise FormatError(value)
+    return value
+
+
+def _entries(tree: Tree) -> Iterator[Entry]:
+    for count, entry in enumerate(tree.entries()):
+        if count == _MOST_ENTRIES:
+            raise FormatError(f"more than {_MOST_ENTRIES} files")
+        yield entry
+
+
+def _module(path: str) -> str:
+    """The kernel's name of the module in a file: `virtio_rng` of `.../virtio-rng.ko.xz`."""
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _text(region: Region, most: int) -> str:
+    if region.size > most:
+        raise region.fault(f"{region.size} bytes of text, more than {most}")
+    return region.read(0, region.size).decode("utf-8", "surrogateescape")
+
+
+def _kernel(region: Region, *, unpack: bool) -> KernelFacts:
+    form = kernel_form(region)
+    if form is Kernel.BZIMAGE:
+        packed = BzImage(region)
+        entry = told(lambda: _entry(packed)) if unpack else None
+        return KernelFacts(form, Architecture.X86_64, min(packed.cmdline_size, LONGEST_CMDLINE), entry)
+    if form is Kernel.IMAGE:
+        Image(region)
+        return KernelFacts(form, Architecture.AARCH64)
+    if form is Kernel.ELF:
+        elf = Elf(region)
+        return KernelFacts(form, _ELF_MACHINES.get(elf.machine), elf=elf.pvh_entry())
+    if form in (Kernel.PE, Kernel.ZBOOT):
+        return KernelFacts(form, _pe_architecture(Pe(region)))
+    return KernelFacts(form, None)
+
+
+def _entry(packed: BzImage) -> int | None:
+    with Spool() as spool:
+        return Elf(packed.unpack(spool)).pvh_entry()
+
+
+def _pe_architecture(image: Pe) -> Architecture:
+    found = _PE_MACHINES.get(image.machine)
+    if found is None:
+        raise image.region.fault(f"an EFI program for machine {image.machine:#x}")
+    return found
+
+
+def _initrd(region: Region) -> frozenset[str]:
+    with Cpio(region) as archive:
+        files = [entry.path for entry in _entries(archive) if entry.kind is Kind.FILE]
+    if "/init" not in files:
+        raise region.fault("an initrd without /init")
+    return frozenset(_module(path) for path in files if ".ko" in path.rpartition("/")[2])
+
+
+def _cmdline(region: Region) -> str:
+    words = _text(region, _LARGEST_CMDLINE).rstrip("\0\n")
+    if not words.isascii() or not words.isprintable():
+        raise region.fault("no kernel command line: there are characters in it that cannot be")
+    return words

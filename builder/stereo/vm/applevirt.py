@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from stereo import process
 from stereo.errors import StereoError
 from stereo.scratch import scratch_folder
-from stereo.vm import leash, vfkit_command
+from stereo.vm import credentials, leash, vfkit_command
 from stereo.vm.child import Child
 from stereo.vm.clone import clone
 from stereo.vm.lasting import LastingChannel, pair
@@ -76,6 +77,8 @@ class AppleMachine:
                 await self._vfkit.kill()
                 raise StereoError(f"vfkit did not start: {self._vfkit.complaints() or 'it gave no reason'}")
             await asyncio.sleep(_POLL_SECONDS)
+        if self._wiring.initrd:
+            self._wiring.initrd.unlink()  # it was read, and holds what belongs on no disk
         self._lasting = await LastingChannel.to(self._wiring.control)
 
     async def wait(self) -> None:
@@ -154,12 +157,15 @@ class AppleBackend:
             console=short / "serial.log",
             rest=short / _REST,
             control=short / "control.sock",
+            initrd=folder / "initrd" if spec.kernel and spec.credentials else None,
             variables=None if spec.kernel else folder / "efi-variables",
             mac=mac_address(disk),
         )
         words = command_arguments(spec, wiring)
         if not disk.exists():
             await asyncio.to_thread(clone, spec.disk.path, disk, spec.disk.size)
+        if spec.kernel and wiring.initrd:
+            _append(spec.kernel.initrd, spec.credentials, wiring.initrd)
         held, hold = os.pipe()
         argv = [sys.executable, "-I", "-S", leash.__file__, str(held), str(self._vfkit), *words]
         began = time.monotonic()
@@ -180,6 +186,7 @@ def check_spec(spec: MachineSpec) -> None:
     for path in [spec.disk.path, *([spec.kernel.kernel, spec.kernel.initrd] if spec.kernel else [])]:
         if not path.is_file():
             raise StereoError("no such file", where=str(path))
+    credentials.check(spec.credentials)
     for share in spec.shares:
         check_share(share)
     if isinstance(spec.network, Gated):
@@ -187,6 +194,14 @@ def check_spec(spec: MachineSpec) -> None:
             "the backend applevirt cannot filter a network yet",
             hint='egress_allow needs --backend qemu, or mode "none"',
         )
+
+
+def _append(initrd: Path, secrets: Mapping[str, str], target: Path) -> None:
+    """Put credentials behind an initrd, in a file for its owner alone."""
+    with initrd.open("rb") as old, target.open("xb") as new:
+        target.chmod(0o600)
+        shutil.copyfileobj(old, new)
+        new.write(credentials.behind_initrd(new.tell(), secrets))
 
 
 async def end_orphans(parent: Path = SHORT) -> None:

@@ -74,7 +74,7 @@ class Rest:
             answer = connection.getresponse()
             data = answer.read(_LONGEST_ANSWER)
             found = json.loads(data) if data else {}
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise StereoError(f"vfkit does not answer: {error}") from error
         finally:
             connection.close()

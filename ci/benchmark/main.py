@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from ci.benchmark import boots, distribution, reference, sandboxes
+from ci.benchmark import boots, crossing, distribution, reference, sandboxes
+from ci.benchmark.crossing import Crossing
 from ci.benchmark.figures import Figure, Row, table
 from ci.benchmark.measure import Timed, timed
 from ci.benchmark.ours import Ours
@@ -56,6 +57,9 @@ ROWS: dict[str, tuple[str, float]] = {
     "update-guest": ("bytes for an update after one file of `guest/` changed, against the same", 0.05),
     "memory-pull": ("peak memory of `stereo pull`", 150e6),
     "memory-publish": ("peak memory of `stereo publish`", 150e6),
+    crossing.CROSS: ("cross-build for aarch64, against the build for x86_64", 3.5),
+    crossing.BOOT: ("aarch64: QEMU start to `ready`, direct kernel, against UEFI boot to multi-user", 0.20),
+    crossing.DOWNLOAD: ("bytes to download for aarch64, against those for x86_64", 1.25),
     "registry-faults": ("faults of a registry tried, against those survived", 1.0),
 }
 _SANDBOX = tuple(sandboxes.MEASURES)
@@ -80,13 +84,17 @@ class Bench:
     level: int
     steps: list[dict[str, float]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.crossing = Crossing(self.ours, self.builder, self.tools, self.report)
+
     def wants(self, *rows: str) -> bool:
         return not self.only.isdisjoint(rows)
 
     @property
     def reference(self) -> Reference:
         """The last reference build."""
-        return Reference(self.work / reference.NAME / reference.NAME / "output", self.steps[-1])
+        arch = dist_in(self.ours.dist).arch
+        return Reference(reference.folder_of(self.work, arch), self.steps[-1])
 
     def build(self) -> None:
         """Build both sides in turn, `runs` times, and ours again after a change and after none."""
@@ -94,8 +102,14 @@ class Bench:
         needs_reference = self.wants(*_WITH_REFERENCE)
         if not needs_reference:  # it is what puts our packages into the store
             reference.obtain_packages(plan, self.builder, self.work)
+        if self.wants(*crossing.MEASURES):
+            self.crossing.obtain()
         self.ours.prepare()
+        if self.wants(crossing.BOOT):
+            self.crossing.build_reference()
         for number in range(self.runs):
+            if self.wants(*crossing.MEASURES):
+                self.crossing.build(f"{number + 1} of {self.runs}")
             if needs_reference:
                 made = reference.build(plan, self.builder, self.tools, self.work, level=self.level)
                 self.steps.append(made.steps)
@@ -129,6 +143,8 @@ class Bench:
         found |= self._booted()
         if self.wants("verify"):
             found["verify"] = self._verified()
+        if self.wants(*crossing.MEASURES):
+            found |= self.crossing.measured(self.only, self.boots)
         if self.wants(*_SANDBOX):
             found |= sandboxes.measured(self.ours.dist, self.only, self.report)
         if self.wants(*_DISTRIBUTION):
@@ -168,6 +184,7 @@ class Bench:
     def save(self) -> None:
         """Keep what the builds took, for --reuse."""
         ours = {name: [asdict(run) for run in getattr(self.ours, name)] for name in ("full", "overlay", "unchanged")}
+        ours["crossing"] = [asdict(run) for run in self.crossing.taken]
         state = {"mixtape": self.ours.mixtape, "level": self.level, "steps": self.steps, **ours}
         (self.work / _STATE).write_text(json.dumps(state, indent=1) + "\n")
 
@@ -184,8 +201,11 @@ class Bench:
         self.steps = state["steps"]
         for name in ("full", "overlay", "unchanged"):
             setattr(self.ours, name, [Timed(**run) for run in state[name]])
+        self.crossing.taken = [Timed(**run) for run in state.get("crossing", [])]
         lacking = {"overlay": not self.ours.overlay, "unchanged": not self.ours.unchanged}
         lacking |= dict.fromkeys(_WITH_REFERENCE, not self.steps)
+        lacking |= dict.fromkeys(crossing.MEASURES, not self.crossing.taken)
+        lacking[crossing.BOOT] |= not reference.folder_of(self.work, crossing.ARCH).is_dir()
         if missing := [row for row in ROWS if row in self.only and lacking.get(row)]:
             raise StereoError(f"the kept builds were made without {', '.join(missing)}", where=str(self.work))
 
@@ -226,9 +246,12 @@ def main(
     mirror: tuple[str, ...],
 ) -> None:
     """Build a plain mkosi recipe beside ours from the same packages, and compare; see docs/benchmark.md."""
-    wanted = frozenset(filter(None, only.split(","))) if only else frozenset(ROWS)
+    left_out = frozenset() if crossing.is_possible() else frozenset(crossing.MEASURES)
+    wanted = frozenset(filter(None, only.split(",")) if only else ROWS.keys() - left_out)
     if unknown := sorted(wanted - ROWS.keys()):
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
+    if foreign := sorted(wanted & left_out):
+        raise click.BadParameter(f"only a machine with x86_64 can tell {', '.join(foreign)}", param_hint="--only")
     cache = Cache.from_environment()
     folder = (work or cache.root / "bench").absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from ci.benchmark.measure import Timed, timed
 
 from stereo.build import sandbox
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.paths import Cache
 from stereo.process import run
 
@@ -68,6 +69,18 @@ class Ours:
         """./stereo build of the state that the checkout is in."""
         return self.stereo("build", self.mixtape, "--offline", "--level", str(self.level))
 
+    def build_for(self, arch: Architecture) -> Timed:
+        """The same for another architecture, in a folder of its own: it is no `dist` of the figures about this one."""
+        folder = self.work / arch
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        words = ("build", self.mixtape, "--arch", arch, "--offline", "--level", str(self.level))
+        return self.stereo(*words, cwd=folder)
+
+    def dist_for(self, arch: Architecture) -> Path:
+        """What `build_for` built last."""
+        return (self.work / arch / "result").resolve()
+
     def change_overlay(self) -> None:
         """Change one file of the overlays, a little more with each call."""
         path = self.checkout / _CHANGED
@@ -94,7 +107,7 @@ class Ours:
     def remove(self) -> None:
         """Free the room that the builds took."""
         sandbox.remove(self.work / "cache")
-        for name in ("checkout", "dist", "data"):
+        for name in ("checkout", "dist", "data", *Architecture):
             shutil.rmtree(self.work / name, ignore_errors=True)
         (self.work / "result").unlink(missing_ok=True)
 

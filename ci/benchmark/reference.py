@@ -22,6 +22,7 @@ from stereo.build.stages import Builder
 from stereo.inputs.lock import make_lock
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.obtain import obtain
+from stereo.model.architecture import Architecture
 from stereo.model.lock import Deb, unanswered
 from stereo.plan.packages import image_request, installed_packages
 from stereo.plan.plan import Plan
@@ -35,6 +36,9 @@ DISK, QCOW2 = "reference.raw", "reference.qcow2"
 # What systemd says on the console when it is there; see systemd(1), systemd.show_status.
 UP = "Multi-User System"
 
+# As mkosi calls them; and the serial port of QEMU's usual machine.
+_MKOSI_NAMES = {Architecture.X86_64: "x86-64", Architecture.AARCH64: "arm64"}
+_CONSOLES = {Architecture.X86_64: "ttyS0,115200", Architecture.AARCH64: "ttyAMA0"}
 _LOADER = ("systemd-boot", "systemd-boot-efi")
 # The packages of mkosi's default initrd for Debian: mkosi/resources/mkosi-initrd.
 _INITRD = (
@@ -81,6 +85,7 @@ def recipe(plan: Plan) -> dict[str, Entry]:
 [Distribution]
 Distribution=debian
 Release=trixie
+Architecture={_MKOSI_NAMES[plan.arch]}
 
 [Output]
 Format=disk
@@ -101,7 +106,7 @@ Timezone=UTC
 Hostname={NAME}
 RootPassword=hashed:!*
 # The console that everybody needs who boots it without a screen; nothing else is tuned.
-KernelCommandLine=console=ttyS0,115200 systemd.firstboot=off
+KernelCommandLine=console={_CONSOLES[plan.arch]} systemd.firstboot=off
 """
     # The agent's programs get into the tree in the same way as into ours.
     agent = {name: plan.packages[name] for name in ("agent.json", "mkosi.postinst")}
@@ -125,8 +130,29 @@ def obtain_packages(plan: Plan, builder: Builder, work: Path) -> list[Deb]:
 
 def build(plan: Plan, builder: Builder, tools: Path, work: Path, *, level: int) -> Reference:
     """Build the recipe below `work`, and time it; getting and placing the packages is not counted."""
+    steps = {"mkosi": image(plan, builder, tools, work)}
+    folder = folder_of(work, plan.arch)
+    programs = Programs.find(tools)
+    convert = [*programs.qemu_img, "convert", "-c", "-O", "qcow2", DISK, QCOW2]
+    steps["qemu-img convert -c"] = _step(convert, programs, folder, builder)
+    for disk in (DISK, QCOW2):
+        name = f"zstd -{level} {disk}"
+        steps[name] = _step([*zstd(tools), f"-{level}", "-T0", "-q", "-k", disk], programs, folder, builder)
+    # Links beside the files (mkosi names each output twice) are not artifacts.
+    files = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    steps["sha256sum"] = _step(["sha256sum", *files], programs, folder, builder)
+    return Reference(folder, steps)
+
+
+def folder_of(work: Path, arch: Architecture) -> Path:
+    """Where the recipe's outputs for an architecture are."""
+    return _room(work, arch) / NAME / "output"
+
+
+def image(plan: Plan, builder: Builder, tools: Path, work: Path) -> float:
+    """Build the disk of the recipe alone; how many seconds mkosi took."""
     debs = obtain_packages(plan, builder, work)
-    room = work / NAME
+    room = _room(work, plan.arch)
     sandbox.remove(room)
     (room / "debs").mkdir(parents=True)
     for deb in debs:
@@ -138,22 +164,16 @@ def build(plan: Plan, builder: Builder, tools: Path, work: Path, *, level: int) 
         target.parent.mkdir(parents=True, exist_ok=True)
         builder.store.place(archive.sha256, target)
     began = time.monotonic()
-    with builder.report.step("Building the reference recipe: mkosi"):
-        run_mkosi(room / NAME, tools=tools, work=room)
-    steps = {"mkosi": time.monotonic() - began}
-    folder = room / NAME / "output"
-    programs = Programs.find(tools)
-    convert = [*programs.qemu_img, "convert", "-c", "-O", "qcow2", DISK, QCOW2]
-    steps["qemu-img convert -c"] = _step(convert, programs, folder, builder)
-    for disk in (DISK, QCOW2):
-        name = f"zstd -{level} {disk}"
-        steps[name] = _step([*zstd(tools), f"-{level}", "-T0", "-q", "-k", disk], programs, folder, builder)
-    # Links beside the files (mkosi names each output twice) are not artifacts.
-    files = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink())
-    steps["sha256sum"] = _step(["sha256sum", *files], programs, folder, builder)
+    with builder.report.step(f"Building the reference recipe for {plan.arch}: mkosi"):
+        run_mkosi(room / NAME, arch=plan.arch, tools=tools, work=room)
+    seconds = time.monotonic() - began
     for leftover in ("debs", "workspace", "cache"):
         sandbox.remove(room / leftover)
-    return Reference(folder, steps)
+    return seconds
+
+
+def _room(work: Path, arch: Architecture) -> Path:
+    return work / f"{NAME}-{arch}"
 
 
 def zstd(tools: Path) -> tuple[str, ...]:
@@ -180,5 +200,6 @@ def artifacts(reference: Reference) -> dict[str, int]:
 
 def remove(work: Path) -> None:
     """Free the room that builds took; the lock stays."""
-    sandbox.remove(work / NAME)
-    shutil.rmtree(work / NAME, ignore_errors=True)
+    for arch in Architecture:
+        sandbox.remove(_room(work, arch))
+        shutil.rmtree(_room(work, arch), ignore_errors=True)

@@ -13,21 +13,20 @@ import asyncio
 import fcntl
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from stereo import process
 from stereo.errors import StereoError
 from stereo.scratch import scratch_folder
-from stereo.vm import credentials, leash, vfkit_command
+from stereo.vm import credentials, leash, vfkit_command, vsockgate
 from stereo.vm.child import Child
 from stereo.vm.clone import clone
 from stereo.vm.lasting import LastingChannel, pair
-from stereo.vm.machine import Channel, Gated, Machine, MachineSpec, Transport
+from stereo.vm.machine import Channel, Machine, MachineSpec
 from stereo.vm.network import mac_address
 from stereo.vm.shares import check_share
 from stereo.vm.taillog import TailLog
@@ -48,9 +47,9 @@ _END_SECONDS = 10.0
 class AppleMachine:
     """A running vfkit. See `machine.Machine`. What is typed into the console goes nowhere."""
 
-    def __init__(self, vfkit: Child, hold: int, wiring: Wiring, began: float) -> None:
+    def __init__(self, vfkit: Child, hold: int, wiring: Wiring, gate: vsockgate.Sockets, began: float) -> None:
         self.began = began
-        self.gate: Mapping[tuple[Transport, int], socket.socket] = {}
+        self.gate = gate
         self.console: Channel
         self._vfkit = vfkit
         self._hold = hold
@@ -142,28 +141,24 @@ class AppleBackend:
         """See `machine.Backend`."""
         check_spec(spec)
         await end_orphans()
-        with scratch_folder("machine-", self._scratch) as folder, scratch_folder(_PREFIX, SHORT) as short:
-            machine = await self._launch(spec, folder, short)
+        with ExitStack() as stack:
+            folder = stack.enter_context(scratch_folder("machine-", self._scratch))
+            short = stack.enter_context(scratch_folder(_PREFIX, SHORT))
+            gate, doors = vsockgate.listen(spec.network, short)
+            for sock in gate.values():
+                stack.enter_context(sock)
+            wiring = _wire(spec, folder, short, doors)
+            machine = await self._launch(spec, folder, wiring, gate)
             try:
                 await machine.connect()
                 yield machine
             finally:
                 await machine.kill()
 
-    async def _launch(self, spec: MachineSpec, folder: Path, short: Path) -> AppleMachine:
-        disk = spec.disk.changes or folder / "disk.raw"
-        wiring = Wiring(
-            disk=disk,
-            console=short / "serial.log",
-            rest=short / _REST,
-            control=short / "control.sock",
-            initrd=folder / "initrd" if spec.kernel and spec.credentials else None,
-            variables=None if spec.kernel else folder / "efi-variables",
-            mac=mac_address(disk),
-        )
+    async def _launch(self, spec: MachineSpec, folder: Path, wiring: Wiring, gate: vsockgate.Sockets) -> AppleMachine:
         words = command_arguments(spec, wiring)
-        if not disk.exists():
-            await asyncio.to_thread(clone, spec.disk.path, disk, spec.disk.size)
+        if not wiring.disk.exists():
+            await asyncio.to_thread(clone, spec.disk.path, wiring.disk, spec.disk.size)
         if spec.kernel and wiring.initrd:
             _append(spec.kernel.initrd, spec.credentials, wiring.initrd)
         held, hold = os.pipe()
@@ -177,7 +172,22 @@ class AppleBackend:
             raise
         finally:
             os.close(held)
-        return AppleMachine(vfkit, hold, wiring, began)
+        return AppleMachine(vfkit, hold, wiring, gate, began)
+
+
+def _wire(spec: MachineSpec, folder: Path, short: Path, doors: Mapping[int, Path]) -> Wiring:
+    """Where everything of a start is: its files in `folder`, what needs a short path in `short`."""
+    disk = spec.disk.changes or folder / "disk.raw"
+    return Wiring(
+        disk=disk,
+        console=short / "serial.log",
+        rest=short / _REST,
+        control=short / "control.sock",
+        initrd=folder / "initrd" if spec.kernel and spec.credentials else None,
+        variables=None if spec.kernel else folder / "efi-variables",
+        mac=mac_address(disk),
+        gate=doors,
+    )
 
 
 def check_spec(spec: MachineSpec) -> None:
@@ -189,11 +199,6 @@ def check_spec(spec: MachineSpec) -> None:
     credentials.check(spec.credentials)
     for share in spec.shares:
         check_share(share)
-    if isinstance(spec.network, Gated):
-        raise StereoError(
-            "the backend applevirt cannot filter a network yet",
-            hint='egress_allow needs --backend qemu, or mode "none"',
-        )
 
 
 def _append(initrd: Path, secrets: Mapping[str, str], target: Path) -> None:

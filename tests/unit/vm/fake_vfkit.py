@@ -36,6 +36,8 @@ async def run(behaviour: str, words: list[str]) -> int:
     if behaviour == "reads":
         found = Path(options.initrd).stat()
         told += f"{found.st_size} {found.st_mode:#o}\n"
+    if behaviour == "echoes":
+        told += f"{' '.join(words)}\n"
     Path(options.consoles[0]).write_text(told)
     assert options.rest
     await Service(options, lambda: "Starting" if behaviour == "slow" else "Running", change).listen(Path(options.rest))

@@ -19,8 +19,10 @@ from pathlib import Path
 
 from stereo import process
 from stereo.errors import StereoError
+from stereo.model.architecture import Architecture
 from stereo.paths import Cache
 from stereo.report import Report
+from stereo.scratch import scratch_folder
 from stereo.vm import accel, enclosure
 from stereo.vm.machine import Accelerator
 from stereo.vm.programs import Programs
@@ -66,6 +68,7 @@ def run_checks(
         *_python(),
         *_tools(),
         _namespaces(),
+        *_foreign(cache),
         _enclosure(),
         _subordinate_ids(Path("/etc")),
         _space("disk space for the cache", cache.root, _CACHE_BYTES),
@@ -112,6 +115,25 @@ def _namespaces() -> Check:
         fix = "; ".join(reasons) or error.hint or "allow this user to make namespaces"
         return Check("namespaces", Status.MISSING, _first_line(error), fix)
     return Check("namespaces", Status.OK, "user, mount, network and process namespaces can be made")
+
+
+def _foreign(cache: Cache) -> Iterator[Check]:
+    """Whether images of other architectures can be made here."""
+    from stereo.build import foreign
+
+    for arch in Architecture if sys.platform == "linux" else ():
+        if not foreign.is_foreign(arch):
+            continue
+        name, fix = f"programs of {arch}", f"images for {arch} are built on another machine"
+        try:
+            with scratch_folder("doctor-", cache.root) as folder:
+                own = foreign.check(arch, folder).program is not None
+        except (StereoError, OSError) as error:
+            fix = (error.hint if isinstance(error, StereoError) else None) or fix
+            yield Check(name, Status.WARN, str(error).splitlines()[0], fix)
+            continue
+        how = "builds run them by an emulator of their own" if own else "the host runs them, by an emulator of its own"
+        yield Check(name, Status.OK, how)
 
 
 def _enclosure() -> Check:

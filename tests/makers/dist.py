@@ -12,6 +12,7 @@ import zstandard
 from makers.disk import DISK_UUID, ESP, LINUX, make_cpio, make_gpt, make_pe, make_qcow2, make_verity
 from makers.erofs import make_erofs
 from makers.ext4 import make_ext4
+from makers.kernels import as_kernel
 from makers.node import SAMPLE, Files, directory, file
 from makers.vfat import make_vfat
 from stereo.artifacts import gpt
@@ -77,10 +78,11 @@ def make_dist(
     hashes, root_hash = make_verity(system)
     packed = zstandard.compress(make_cpio(initrd))
     cmdline = f"{words} roothash={root_hash}".encode()
-    bzimage = make_pe([(".text", kernel)]) if bzimage is None else bzimage
+    bzimage = as_kernel(make_pe([(".text", kernel)]), arch) if bzimage is None else bzimage
     uki = make_pe(
         [
             (".osrel", b"ID=stereos\n"),
+            (".uname", b"6.12.0"),
             (".cmdline", cmdline + b"\0"),
             (".linux", bzimage),
             (".initrd", packed if uki_initrd is None else uki_initrd),

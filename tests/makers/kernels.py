@@ -6,6 +6,8 @@ import struct
 
 import zstandard
 
+from stereo.model.architecture import Architecture
+
 PVH_ENTRY = 0x0100_0B20
 XEN_NOTE = (b"Xen\0", 18, struct.pack("<Q", PVH_ENTRY))
 
@@ -50,3 +52,14 @@ def make_image(*, flags: int = 0b1010, memory: int | None = None, text: int = 40
     head = b"MZ\x40\xfa" + struct.pack("<IQQQ24x", 0x1400_0000, 0, memory or size + 8192, flags)
     head += b"ARM\x64" + struct.pack("<I", 0x40)
     return head + b"PE\0\0" + struct.pack("<HH", 0xAA64, 0) + bytes(text - 8)
+
+
+def as_kernel(program: bytes, arch: Architecture) -> bytes:
+    """An EFI program with what makes it a kernel of `arch`: where EFI looks at nothing, or in the first section."""
+    data = bytearray(program)
+    if arch is Architecture.X86_64:
+        data[0x202:0x206] = b"HdrS"
+    else:
+        struct.pack_into("<QQQ", data, 8, 0, len(data) + 8192, 0b1010)
+        data[56:60] = b"ARM\x64"
+    return bytes(data)

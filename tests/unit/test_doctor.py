@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from stereo import doctor
-from stereo.build import sandbox
+from stereo.build import foreign, sandbox
+from stereo.build.foreign import Emulator
 from stereo.doctor import Check, Status, largest_range, namespace_limits, run_checks
 from stereo.errors import StereoError
 from stereo.inputs.npmrc import NpmConfig
@@ -44,6 +46,7 @@ def well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
     monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000_000))
     monkeypatch.setattr(sandbox, "check", lambda: None)
+    monkeypatch.setattr(foreign, "check", lambda arch, _: Emulator(arch, tmp_path / "emulator"))
     monkeypatch.setattr(enclosure, "check", lambda: None)
     monkeypatch.setattr(doctor, "_subordinate_ids", lambda _: Check("subordinate ids", Status.OK, ""))
     monkeypatch.setattr(doctor, "_pip", lambda: Check("pip", Status.OK, ""))
@@ -63,6 +66,26 @@ def well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
         return {check.name: check for check in run_checks(Cache(tmp_path), Silent(), lambda: programs)}
 
     return diagnose
+
+
+FOREIGN = f"programs of {next(arch for arch in Architecture if arch != platform.machine())}"
+
+
+def test_where_programs_of_the_other_architecture_do_not_run_the_command_that_mends_it_is_told(
+    well: Diagnose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Emulator:
+        raise StereoError("this machine runs no programs of riscv", hint="sudo modprobe binfmt_misc")
+
+    monkeypatch.setattr(foreign, "check", refuse)
+    found = well()[FOREIGN]
+    assert (found.status, found.fix) == (Status.WARN, "sudo modprobe binfmt_misc")
+
+
+def test_who_runs_programs_of_the_other_architecture_is_told(well: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "of their own" in well()[FOREIGN].detail
+    monkeypatch.setattr(foreign, "check", lambda arch, _: Emulator(arch, None))
+    assert well()[FOREIGN].detail.startswith("the host runs them")
 
 
 def test_where_machines_cannot_be_shut_in_that_is_told(well: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,10 @@ class Kernel(StrEnum):
     PE = "EFI program"
 
 
+# Names of architectures as in mixtape.toml. What every loader of aarch64 takes, Apple's too, is the Image as it is.
+_FORM = {"x86_64-linux": Kernel.BZIMAGE, "aarch64-linux": Kernel.IMAGE}
+
+
 def kernel_form(region: Region) -> Kernel:
     """What `region` holds, by its first bytes alone. Raises FormatError for anything else.
 
@@ -63,4 +67,16 @@ class Image:
             raise region.fault(f"an arm64 Image of {region.size} bytes that claims to need {self.memory}")
 
 
-__all__ = ["IMAGE_MAGIC", "FormatError", "Image", "Kernel", "kernel_form"]
+def kernel_fault(region: Region, arch: str) -> str | None:
+    """Why `region` cannot be the kernel of a dist for `arch`, a name as in mixtape.toml; None if it can."""
+    wanted = _FORM[arch]
+    try:
+        form = kernel_form(region)
+        if form is wanted is Kernel.IMAGE:
+            Image(region)
+    except FormatError as error:
+        return error.what
+    return None if form is wanted else f"is {form}, and a dist for {arch} has {wanted}"
+
+
+__all__ = ["IMAGE_MAGIC", "FormatError", "Image", "Kernel", "kernel_fault", "kernel_form"]

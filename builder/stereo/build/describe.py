@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stereo.artifacts.gpt import Partition, partition_region, read_gpt
+from stereo.artifacts.kernel import kernel_fault
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.region import OpenFile, Region
 from stereo.artifacts.vfat import Vfat
@@ -53,6 +54,8 @@ def describe(disk: Path, arch: Architecture) -> Described:
         if esp is None:
             raise StereoError("mkosi made a disk without an ESP", where=str(disk))
         uki = Pe(_removable(Vfat(partition_region(region, esp)), arch))
+        if fault := kernel_fault(uki.content(uki.only(".linux")), arch.system):
+            raise StereoError(f"the kernel of the UKI {fault}", where=str(disk))
         words = _text(uki, ".cmdline")
         found = _ROOT_HASH.search(words)
         if found is None:

@@ -89,6 +89,14 @@ def found(arch: Architecture, program: Path) -> Emulator:
     )
 
 
+def check(arch: Architecture, folder: Path) -> Emulator:
+    """Try the same with a program in `folder` that only ends, in an emulator's place. Raises as `found` does."""
+    program = folder / "emulator"
+    program.write_bytes(tiny_program(Architecture(platform.machine())))
+    program.chmod(0o755)
+    return found(arch, program)
+
+
 def registration(arch: Architecture, program: str) -> str:
     r"""What binfmt_misc's file `register` is told of `program`, a name in the working directory.
 

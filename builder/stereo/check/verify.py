@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from stereo.artifacts import gpt, zst
+from stereo.artifacts.kernel import kernel_fault, kernel_form
 from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import FormatError, OpenFile, Region
 from stereo.check import disk
@@ -233,6 +234,7 @@ class _Check:
         }
         yield from self._contents(seen, good)
         yield from self._disk(seen, sections.result(), identity.result())
+        yield from self._kernel(good)
         yield from self._cmdline(good)
         yield from self._init(good)
         yield from self._sboms(good, seen, identity.result())
@@ -343,6 +345,12 @@ class _Check:
                 f" the manifest says {self._manifest.image.root_hash}"
             )
         return faults
+
+    def _kernel(self, good: set[str]) -> Iterator[Finding]:
+        name = self._manifest.artifacts.kernel.bzimage.file
+        if name in good:
+            fault = kernel_fault(self._regions[name], self._manifest.arch)
+            yield Finding(name, "form", fault is None, fault or kernel_form(self._regions[name]))
 
     def _cmdline(self, good: set[str]) -> Iterator[Finding]:
         name = self._manifest.artifacts.kernel.cmdline.file

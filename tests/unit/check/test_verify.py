@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from makers.disk import DISK_UUID, ESP, make_gpt, make_qcow2
 from makers.dist import OS_RELEASE, compress, make_dist, make_sboms, write_dist
 from makers.ext4 import make_ext4
+from makers.kernels import make_bzimage, make_elf, make_image
 from makers.node import SAMPLE, file
 from stereo.artifacts import gpt
 from stereo.artifacts.region import Region
 from stereo.check.verify import Verdict, verify
 from stereo.errors import UsageError
+from stereo.model.architecture import Architecture
 from stereo.model.manifest import parse_manifest
 from stereo.report import Silent
 
@@ -514,3 +517,32 @@ def test_an_init_that_is_not_in_the_image_is_found_behind_right_digests(
 ) -> None:
     verdict = sealed(tmp_path / "two", contents(dist) | {"init": path}, root_hash(dist))
     assert failures(verdict) == [("init", "program")]
+
+
+@pytest.mark.parametrize("arch", list(Architecture))
+def test_the_kernel_has_the_form_that_loaders_of_the_architecture_take(tmp_path: Path, arch: Architecture) -> None:
+    make_dist(tmp_path / "dist", arch=arch)
+    verdict = verify(tmp_path / "dist", Silent())
+    assert failures(verdict) == []
+    (found,) = [row.message for row in verdict.findings if row.check == "form"]
+    assert found == {"x86_64": "bzImage", "aarch64": "uncompressed arm64 Image"}[arch]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [
+        (gzip.compress(make_image()), "is gzip"),
+        (b"MZ\0\0zimg" + bytes(1000), "is EFI zboot"),
+        (make_bzimage(), "is bzImage"),
+        (make_elf(machine=183), "is ELF vmlinux"),
+        (make_image(memory=64), "claims to need 64"),
+    ],
+)
+def test_a_kernel_of_another_form_than_an_uncompressed_image_is_refused_on_aarch64(
+    tmp_path: Path, kernel: bytes, told: str
+) -> None:
+    make_dist(tmp_path / "dist", arch=Architecture.AARCH64, bzimage=kernel)
+    verdict = verify(tmp_path / "dist", Silent())
+    assert failures(verdict) == [("bzImage", "form")]
+    (found,) = [row.message for row in verdict.findings if row.check == "form"]
+    assert told in found

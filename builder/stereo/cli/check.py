@@ -30,7 +30,7 @@ Everything is read from the files themselves: partition table, EFI program, kern
 line. "ok" holds (-v says what), "lacks" runs without something, "no" does not run. Whether anybody altered the
 files is for `stereo verify`. docs/hypervisors.md has the table behind it.
 
-Exit status: 0 it fits each of them in some form, 1 it does not, 2 there is nothing to check.""",
+Exit status: 0 it fits each of them in some form, 1 it does not, or is no dist, 2 wrong usage.""",
 )
 @dist_argument("folder")
 @click.option(

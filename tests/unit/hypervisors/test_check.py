@@ -146,6 +146,20 @@ def test_a_driver_that_the_initrd_needs_and_lacks_is_named(tmp_path: Path, missi
     assert refused(folder, name) == {"devices": f"neither kernel nor initrd has {missing.replace('-', '_')}"}
 
 
+def test_a_driver_that_only_the_root_has_comes_too_late(tmp_path: Path) -> None:
+    early = [name for name in EARLY if name != "virtio_blk"]
+    root = make_system("drivers/virtio/virtio_pci", late=("drivers/block/virtio_blk.ko.xz",))
+    assert "virtio_blk" in refused(made(tmp_path, root=root, initrd=make_initrd(*early)))["devices"]
+
+
+def test_a_file_system_of_endless_files_is_not_walked_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(tmp_path)
+    monkeypatch.setattr("stereo.hypervisors.facts._MOST_ENTRIES", 5)
+    assert "more than 5 files" in str(facts(folder).builtin)
+
+
 def test_without_pci_only_firecracker_is_left(tmp_path: Path) -> None:
     folder = made(tmp_path, root=make_system("drivers/tty/serial/8250/8250"))
     assert {one.name for one in answers(facts(folder), [], None, Path("/srv")) if one.fits} == {"firecracker"}
@@ -195,11 +209,20 @@ def test_a_command_line_longer_than_the_kernel_takes_is_refused(tmp_path: Path) 
     assert refused(tmp_path / "long") == {"command line": "is 2048 characters long, and the kernel takes 2047"}
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"quiet\x1b[2J", b"x" * (65 << 10)])
-def test_what_is_no_command_line_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_console_that_is_named_beside_counts_for_the_length(tmp_path: Path) -> None:
+    fits = "console=ttyAMA0 ".ljust(2047 - len(" roothash=") - 64, "x")
+    folder = made(tmp_path, AARCH64, words=fits)
+    assert refused(folder, "qemu") == {}
+    assert "is 2060 characters long" in refused(folder, "applevirt")["command line"]
+
+
+@pytest.mark.parametrize("more", [b" \xff\xfe", b" \x1b[2J", b" ".ljust(65 << 10, b"x")])
+def test_what_is_no_command_line_is_refused(tmp_path: Path, more: bytes) -> None:
     folder = made(tmp_path)
-    (folder / "cmdline").write_bytes(data)
+    with (folder / "cmdline").open("ab") as words:
+        words.write(more)
     assert set(refused(folder)) == {"command line"}
+    assert "of text" in refused(folder)["command line"] or "cannot be" in refused(folder)["command line"]
 
 
 @pytest.mark.parametrize(

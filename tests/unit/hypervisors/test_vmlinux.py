@@ -51,6 +51,14 @@ def test_a_second_time_nothing_is_written(dist: Path) -> None:
     assert again.file.stat().st_ino == inode
 
 
+def test_what_is_half_written_is_not_in_the_dist(dist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is killed then leaves a dist that verifies."""
+    before, seen = {*dist.iterdir()}, []
+    monkeypatch.setattr("stereo.hypervisors.vmlinux.os.fsync", lambda _: seen.append({*dist.iterdir()}))
+    extracted(dist)
+    assert seen == [before]
+
+
 def test_what_was_altered_is_written_anew(dist: Path) -> None:
     (dist / "vmlinux").write_bytes(ELF[:-1])
     assert extracted(dist).written

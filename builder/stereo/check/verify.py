@@ -22,7 +22,7 @@ from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import FormatError, OpenFile, Region
 from stereo.check import disk
 from stereo.check.bills import sbom_fault
-from stereo.check.derived import vmlinux_fault
+from stereo.check.derived import vmlinux
 from stereo.check.passes import Seen, Tick, content_digest, plain_pass, qcow2_pass, raw_pass, zst_pass
 from stereo.errors import ProblemsError, StereoError, UsageError, shown
 from stereo.model.manifest import (
@@ -117,7 +117,11 @@ def _verify(folder: int, report: Report, jobs: int, stack: ExitStack) -> Verdict
     with report.progress("Verifying", sum(region.size for region in regions.values())) as progress:
         check = _Check(manifest, regions, progress.advance)
         findings += check.run(jobs)
-    findings += _vmlinux(folder, manifest, regions, findings)
+    if not any(row.artifact == VMLINUX for row in findings):
+        name = manifest.artifacts.kernel.bzimage.file
+        sound = not any(row.artifact == name and not row.ok for row in findings)
+        found = vmlinux(folder, regions.get(name) if sound else None, manifest.arch)
+        findings += [Finding(VMLINUX, "content", *found)] if found else []
     places = {name: place for place, name in enumerate((MANIFEST_FILE, *expected))}
     findings.sort(key=lambda row: places.get(row.artifact, len(places)))
     return Verdict(manifest, tuple(findings))
@@ -170,22 +174,6 @@ def _listing(folder: int, expected: set[str]) -> Iterator[Finding]:
                     yield Finding(name, "type", False, "is not a folder" + (" but a link" * item.is_symlink()))
             elif not stat.S_ISREG(item.stat(follow_symlinks=False).st_mode):
                 yield Finding(name, "type", False, "is not a regular file" + (" but a link" * item.is_symlink()))
-
-
-def _vmlinux(folder: int, manifest: Manifest, regions: dict[str, Region], found: list[Finding]) -> Iterator[Finding]:
-    """Whether the ELF kernel, if somebody had it extracted, still is the one in bzImage: only a sound one can tell."""
-    name = manifest.artifacts.kernel.bzimage.file
-    packed = regions.get(name)
-    try:
-        with OpenFile(VMLINUX, folder=folder) as file:
-            if packed is None or any(row.artifact == name and not row.ok for row in found):
-                return
-            fault = vmlinux_fault(file.region, packed, manifest.arch)
-    except FormatError as error:
-        if isinstance(error.__cause__, FileNotFoundError) or any(row.artifact == VMLINUX for row in found):
-            return
-        fault = error.what
-    yield Finding(VMLINUX, "content", fault is None, fault or f"the kernel in {name}")
 
 
 class _Check:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stereo.cli.measure import amount
+from stereo.cli.options import ARCHITECTURES
 from stereo.cli.output import Output, columns, safe, speaking
 from stereo.errors import StereoError, UsageError
 
@@ -125,23 +126,27 @@ def prune(out: Output, keep: int, older_than: str | None, budget: str | None, dr
     epilog="""\b
 Examples:
   stereo dists remove opencode-mixtape:2026.01.31.0
+  stereo dists remove opencode-mixtape --arch aarch64 --yes
   stereo dists remove opencode-mixtape --dry-run
 
 Exit status: 0 removed, or only shown; 1 it is in use; 2 there is no such dist.""",
 )
 @click.argument("reference", metavar="NAME[:VERSION]", shell_complete=_complete)
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Only those for that machine; default: all.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @speaking(as_json=True)
-def remove_(out: Output, reference: str, dry_run: bool, yes: bool) -> None:
+def remove_(out: Output, reference: str, arch: str | None, dry_run: bool, yes: bool) -> None:
     """Remove NAME:VERSION, or every version of NAME, from the local store; of a link, the link alone."""
     from stereo.dists import store_folder
     from stereo.dists.removal import finish, remove
 
     name, _, version = reference.partition(":")
     rows = [row for row in _rows(out) if row.entry.name == name and version in ("", row.entry.version)]
+    rows = [row for row in rows if arch in (None, row.entry.arch)]
     if not rows:
-        raise UsageError(f"there is no {safe(reference)[:120]} in the local store", hint="stereo dists lists it")
+        what = f"there is no {safe(reference)[:120]}{f' for {arch}' if arch else ''} in the local store"
+        raise UsageError(what, hint="stereo dists lists it")
     for row in rows:
         if row.user:
             raise StereoError(f"is in use by {row.user}", where=str(row.entry.place), hint="end that first")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stereo.model.mixtape import Mixtape
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-_ARCHITECTURES = ("x86_64", "aarch64")  # model.Architecture, spelled out: importing it would slow down every --help
+ARCHITECTURES = ("x86_64", "aarch64")  # model.Architecture, spelled out: importing it would slow down every --help
 _BACKENDS = ("qemu", "applevirt")  # vm.backends.BackendName, likewise
 _LONGEST_KEY = 16 * 1024
 DEV_KEY = "ssh-key.pub"
@@ -37,13 +37,13 @@ def mixtape_argument(*, required: bool = True) -> Callable[[Verb], Verb]:
 def arch_option(verb: Verb) -> Verb:
     """--arch"""
     text = "Architecture of the image; default: this machine's, if the mixtape has it."
-    return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+    return click.option("--arch", type=click.Choice(ARCHITECTURES), help=text)(verb)
 
 
 def guest_arch_option(verb: Verb) -> Verb:
     """--arch of a machine"""
     text = "Architecture of the dist in the local store; default: the sandbox's, else this machine's."
-    return click.option("--arch", type=click.Choice(_ARCHITECTURES), help=text)(verb)
+    return click.option("--arch", type=click.Choice(ARCHITECTURES), help=text)(verb)
 
 
 def backend_option(verb: Verb) -> Verb:

@@ -28,6 +28,7 @@ Examples:
   stereo pull registry.example.org/mixtapes/opencode-mixtape         its latest
   stereo pull oci:/srv/mixtapes/base:2026.01.31.0 -o ./base          into a folder, not the local store
   stereo pull https://example.org/mixtapes/base --key release.pub    from plain files on a web server
+  stereo pull registry.example.org/mixtapes/base --arch aarch64      for another machine than this one
 
 What was pulled is in the local store: `mixtape = "NAME"` in a jcard.toml finds it, and `stereo dists`
 lists it. A pull that was stopped goes on where it was. What a dist in the store has already is not

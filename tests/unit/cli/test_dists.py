@@ -141,6 +141,17 @@ def test_remove_takes_one_version_or_all(store: Path, capsys: Capture) -> None:
     assert there(store) == set()
 
 
+def test_remove_takes_one_architecture_of_a_version_when_that_is_said(store: Path, capsys: Capture) -> None:
+    other = store / "base" / VERSIONS[0] / "aarch64"
+    other.mkdir()
+    (other / MANIFEST_FILE).touch()
+    assert run(["dists", "remove", f"base:{VERSIONS[0]}", "--arch", "aarch64", "--yes"]) == 0
+    assert not other.exists()
+    assert there(store) == {*VERSIONS, "dev-a"}
+    assert run(["dists", "remove", f"base:{VERSIONS[0]}", "--arch", "aarch64", "--yes"]) == 2
+    assert "for aarch64" in capsys.readouterr().err
+
+
 def test_remove_refuses_what_is_in_use_and_says_by_whom(store: Path, capsys: Capture) -> None:
     sandbox(store / "base" / VERSIONS[0] / "x86_64")
     assert run(["dists", "remove", f"base:{VERSIONS[0]}", "--yes"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stereo import dists
 from stereo.distribution.overview import search, tags_of
 from stereo.distribution.publish import Published, publish
 from stereo.distribution.pull import Options, Pulled, pull
+from stereo.distribution.retention import retire
 from stereo.errors import StereoError, UsageError
 from stereo.model.architecture import Architecture
 from stereo.registry.errors import NotFound
@@ -213,3 +215,21 @@ def test_one_version_of_two_different_mixtapes_is_refused(
     other = release(tmp_path / "other", OLD, name="other-mixtape", arch=ARM)
     with pytest.raises(UsageError, match="different releases"):
         put(remote, releases[OLD, X86], other)
+
+
+def test_what_retention_removes_is_gone_for_both_architectures_and_nothing_of_it_is_left(
+    releases: Releases, remote: LayoutRemote, tmp_path: Path
+) -> None:
+    """Also the index that the version had before the second architecture came."""
+    for made in ((OLD, X86), (OLD, ARM), (NEW, X86), (NEW, ARM)):
+        put(remote, releases[made])
+    for path in Path(remote.reference.path, "blobs/sha256").iterdir():
+        os.utime(path, (0, 0))
+    assert retire(remote, 1, report=Silent()).versions == (OLD,)
+    alone = layout(tmp_path / "alone")
+    put(alone, releases[NEW, X86], releases[NEW, ARM])
+    assert everything(remote) == everything(alone)
+    left, wanted = (
+        {path.name for path in Path(place.reference.path, "blobs/sha256").iterdir()} for place in (remote, alone)
+    )
+    assert left == wanted

@@ -21,7 +21,7 @@ from stereo.errors import StereoError
 from stereo.sandbox.__main__ import main
 from stereo.sandbox.job import Job
 from stereo.vm.machine import Channel, MachineSpec, Transport
-from stereos_guest import protocol
+from stereos_guest import frames, protocol
 
 
 class FakeGuest:
@@ -46,6 +46,10 @@ class FakeGuest:
             answer = self._answer(message["type"], message.get("payload") or {})
             writer.write(protocol.encode(*answer, message.get("id", 0)))
             if message["type"] == protocol.EXEC:
+                for words in self._behaviour:
+                    if words.startswith("says "):
+                        said = words.removeprefix("says ").encode() + b"\n"
+                        writer.write(frames.encode(message["id"], "stdout", said, raw=False))
                 status = {"code": int("offline" in self._behaviour), "signal": None, "timed_out": False}
                 writer.write(protocol.encode(protocol.EXIT, status, message["id"]))
             if message["type"] == protocol.SET_CONFIG and "late agents" in self._behaviour:

@@ -137,6 +137,26 @@ def test_agents_are_not_started_before_the_guest_is_online_or_known_not_to_be(jo
     assert [event["text"] for event in events if event["event"] == "note"] == ["the guest has no network address yet"]
 
 
+def networks(job: Job) -> list[list[str]]:
+    return [payload["nameservers"] for kind, payload in heard(job) if kind == "set_network"]
+
+
+def test_a_guest_that_asked_for_its_address_asks_the_name_servers_that_came_with_it(job: Job, folder: Folder) -> None:
+    behave(job, "says 192.168.64.1 fe80::1%2 $(reboot) fd00::1 192.168.64.2 192.168.64.3")
+    events = up(replace(job, mode="bridged", bridge="br0", egress=None))
+    assert networks(job) == [[], ["192.168.64.1", "fd00::1", "192.168.64.2"]]
+    assert "note" not in [event["event"] for event in events]
+
+
+def test_a_network_without_a_name_server_is_told(job: Job, folder: Folder) -> None:
+    behave(job)
+    events = up(replace(job, mode="bridged", bridge="br0", egress=None))
+    assert [event["text"] for event in events if event["event"] == "note"] == [
+        "the network told the guest no name server"
+    ]
+    assert networks(job) == [[]]
+
+
 def test_a_guest_without_a_network_is_not_waited_for(job: Job, folder: Folder) -> None:
     behave(job, "agents")
     up(replace(job, mode="none", config="[[agents]]", agents=("worker",)))

@@ -63,8 +63,8 @@ def _confine(user: int | None) -> None:
     os.umask(0o077)
     if user is not None and user != os.geteuid():
         os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+        os.setgid(user)  # of root, also the saved one: there is no way back, see setuid(2)
+        os.setuid(user)
     if sys.platform != "linux":
         return  # prctl(2) is Linux's; without it the end of stdin tells that our parent is gone
     libc = ctypes.CDLL(None, use_errno=True)

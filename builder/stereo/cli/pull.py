@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from stereo.cli import importing
 from stereo.cli.believing import NOBODY, believing, chosen_policy
 from stereo.cli.measure import amount
 from stereo.cli.options import arch_option
@@ -83,15 +84,17 @@ def pull(
     redirect_hosts: tuple[str, ...],
 ) -> None:
     """Pull a mixtape from a registry, an OCI layout in a folder, or one on a web server."""
-    from datetime import UTC, datetime
+    with importing():
+        from datetime import UTC, datetime
 
-    from stereo.distribution.pull import Options
-    from stereo.distribution.pull import pull as pull_dist
-    from stereo.registry.reference import parse_reference
-    from stereo.registry.remote import open_remote
+        from stereo.distribution.pull import Options
+        from stereo.distribution.pull import pull as pull_dist
+        from stereo.registry.reference import parse_reference
+        from stereo.registry.remote import open_remote
 
-    place = parse_reference(reference)
-    policy = chosen_policy(keys, policy_file, no_policy=no_policy)
+        place = parse_reference(reference)
+        policy = chosen_policy(keys, policy_file, no_policy=no_policy)
+        remote = open_remote(place, plain_http=plain_http, redirect_hosts=redirect_hosts)
     formats = cast("tuple[Format, ...]", ("raw", "qcow2") if disk_format == "all" else (disk_format,))
     options = Options(
         formats,
@@ -101,7 +104,6 @@ def pull(
         force=force,
         allow_older=allow_older,
     )
-    remote = open_remote(place, plain_http=plain_http, redirect_hosts=redirect_hosts)
     pulled = pull_dist(place, remote, options, policy=policy, now=datetime.now(UTC), users=_users, report=out.report)
     out.result(_data(place.name, pulled), _text(pulled))
 

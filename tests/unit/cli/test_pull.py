@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,13 @@ def test_what_can_never_work_is_wrong_usage(words: list[str], reference: str) ->
 def test_what_is_not_there_is_said(reference: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pull", f"{reference.removesuffix(OLD)}2030.01.01.0", "--arch", "x86_64", "--json"]) == 1
     assert "2030.01.01.0" in json.loads(capsys.readouterr().err)["error"]["what"]
+
+
+def test_what_a_pull_has_no_use_for_is_not_imported(reference: str) -> None:
+    started = f"import sys; from stereo.cli.app import run; assert run({['pull', reference, '--arch', 'x86_64']}) == 0;"
+    unused = ["tomlkit", "stereo.assemble.compress", "stereo.trust.policy", "stereo.trust.judge", "oras.auth"]
+    listed = f"print([name for name in {unused} if name in sys.modules], file=sys.stderr)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    argv = [sys.executable, "-c", f"{started} {listed}"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -227,3 +227,12 @@ def test_a_link_in_the_way_is_not_followed(source: Source, path: Path, tmp_path:
     with pytest.raises(OSError, match=os.strerror(40)):
         source.get(path)
     assert (tmp_path / "secret").read_bytes() == b"secret"
+
+
+def test_a_system_without_advice_on_files_needs_none(
+    source: Source, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.posix_fadvise")  # as macOS is
+    monkeypatch.setattr("stereo.distribution.receive._FLUSHED", 100)
+    source.get(path)
+    assert whole(path)

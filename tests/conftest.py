@@ -38,6 +38,8 @@ MIXTAPE = "opencode-mixtape"
 VERSION = "2026.01.31.0"
 """Of every dist that tests build: with the revision in it, each commit would make another image."""
 
+HERE = Architecture(platform.machine())
+_COMMITTED = Checkout.containing_this_package().manifests
 _LOCKED = ("tools", MIXTAPE, "base", "base-dev")
 _ORDER = ("unit", "guest", "integration", "e2e")
 _NOTES = pytest.StashKey[list[str]]()
@@ -119,24 +121,29 @@ def stereo(tell: Tell) -> Stereo:
 def usable_locks(
     cache: Cache, stereo: Stereo, tell: Tell, note: Tell, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """The committed locks; where mirrors have dropped what those named name, a folder of fresh ones beside them."""
+    """The committed locks; where mirrors have dropped what those named name, a folder of fresh ones beside them.
 
-    def get(*names: str) -> Path:
-        return _usable_locks(names, cache, stereo, tell, note, tmp_path_factory)
+    `arch` is whose locks are looked at, this machine's if not told. `beside` is a folder of locks that an earlier call
+    gave back, if not the committed ones: all in one folder is what a build wants.
+    """
+
+    def get(*names: str, arch: Architecture = HERE, beside: Path = _COMMITTED) -> Path:
+        return _usable_locks(names, arch, LockFolder(beside), cache, stereo, tell, note, tmp_path_factory)
 
     return get
 
 
 def _usable_locks(
     names: tuple[str, ...],
+    arch: Architecture,
+    committed: LockFolder,
     cache: Cache,
     stereo: Stereo,
     tell: Tell,
     note: Tell,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    committed = LockFolder(Checkout.containing_this_package().manifests)
-    arch, sources, store = Architecture(platform.machine()), Sources.from_host(), Store(cache.store)
+    sources, store = Sources.from_host(), Store(cache.store)
     stale = {}
     for name in names:
         began = time.monotonic()
@@ -145,14 +152,14 @@ def _usable_locks(
             stale[name] = "is not committed"
         elif gone := _gone(lock, store, sources):
             stale[name] = f"names {len(gone)} packages that no mirror has any more, such as {gone[0]}"
-        tell(f"lock of {name}: {stale.get(name, 'holds')} ({time.monotonic() - began:.1f} s)")
+        tell(f"lock of {name} for {arch}: {stale.get(name, 'holds')} ({time.monotonic() - began:.1f} s)")
     if not stale:
         return committed.root
     folder = tmp_path_factory.mktemp("locks")
     for path in committed.root.glob("*.lock"):
         (folder / path.name).write_bytes(path.read_bytes())
     for name, reason in stale.items():
-        note(f"the committed lock of {name} {reason}: the tests use a fresh one")
+        note(f"the committed lock of {name} for {arch} {reason}: the tests use a fresh one")
         (folder / committed.path(name, arch).name).unlink(missing_ok=True)
         stereo("lock", name, "--arch", arch, "--locks", folder, cwd=folder)
     return folder
@@ -225,6 +232,22 @@ def dist(stereo: Stereo, locks: Path, tell: Tell, tmp_path_factory: pytest.TempP
     tell(f"building {MIXTAPE} for all tests that need a dist")
     stereo(*("build", MIXTAPE, "--quick", "--version", VERSION, "--locks", locks, "--output-dir", folder), cwd=folder)
     return folder / MIXTAPE / VERSION / platform.machine()
+
+
+@pytest.fixture(scope="session")
+def arm_locks(usable_locks: Callable[..., Path], locks: Path) -> Path:
+    """The folder of locks to build MIXTAPE for aarch64 with, on this machine."""
+    return usable_locks(MIXTAPE, arch=Architecture.AARCH64, beside=locks)
+
+
+@pytest.fixture(scope="session")
+def arm(stereo: Stereo, arm_locks: Path, tell: Tell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dist of opencode-mixtape for aarch64: of another architecture than this machine's, most likely."""
+    folder = tmp_path_factory.mktemp("arm")
+    tell(f"building {MIXTAPE} for aarch64, for all tests that need a dist of it")
+    words = ("build", MIXTAPE, "--arch", Architecture.AARCH64, "--quick", "--version", VERSION)
+    stereo(*words, "--locks", arm_locks, "--output-dir", folder, cwd=folder)
+    return folder / MIXTAPE / VERSION / Architecture.AARCH64
 
 
 @pytest.fixture(scope="session")

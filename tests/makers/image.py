@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -9,13 +10,14 @@ from stereo.artifacts.cpio import Cpio
 from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.ext4 import Ext4
 from stereo.artifacts.gpt import partition_region, read_gpt
-from stereo.artifacts.pe import Pe
+from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.region import OpenFile, Region
 from stereo.artifacts.tree import Entry, Kind, Tree
 from stereo.artifacts.vfat import Vfat
+from stereo.assemble.dist import read_manifest
 
-UKI = "/EFI/BOOT/BOOTX64.EFI"
-"""Where firmware looks on a removable disk; the UKI is all that it finds."""
+UKI = REMOVABLE_PATH[f"{platform.machine()}-linux"]
+"""Where this machine's firmware looks on a removable disk; the UKI is all that it finds."""
 
 _MOST_STEPS = 128
 
@@ -98,7 +100,7 @@ class Image:
         self.esp = Files(Vfat(by_label["esp"]))
         self.root = Files(Erofs(by_label["root"]))
         self.state = Files(Ext4(by_label["state"]))
-        self.uki = Pe(self.esp.region(UKI))
+        self.uki = Pe(self.esp.region(REMOVABLE_PATH[read_manifest(dist).arch]))
         initrd = self._stack.enter_context(OpenFile(dist / "initrd")).region
         self.initrd = Files(self._stack.enter_context(Cpio(initrd)))
 

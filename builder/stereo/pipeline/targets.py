@@ -24,12 +24,11 @@ class Target:
 
 
 def all_targets(checkout: Checkout) -> tuple[Target, ...]:
-    """Every mixtape of the checkout with every architecture that both it and the tools are locked for, sorted."""
+    """Every mixtape of the checkout with every architecture that it is locked for, sorted; any machine makes all."""
     locks = LockFolder(checkout.manifests)
-    names = [path.stem for path in sorted(checkout.mixtapes.glob("*.toml"))]
-    archs = [arch for arch in Architecture if locks.path("tools", arch).is_file()]
+    names = [path.stem for path in checkout.mixtapes.glob("*.toml")]
     return tuple(
-        sorted(Target(name, arch.value) for name in names for arch in archs if locks.path(name, arch).is_file())
+        sorted(Target(name, arch.value) for name in names for arch in Architecture if locks.path(name, arch).is_file())
     )
 
 

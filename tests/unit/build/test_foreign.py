@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from makers.binfmt import registered
 from stereo.build import foreign
 from stereo.build.foreign import Emulator, found, is_foreign, registration, tiny_program
 from stereo.errors import StereoError
@@ -34,12 +35,6 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def host() -> tuple[list[str], list[Path]]:
-    """What a registration or a mount on the host would change."""
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in mounts if "binfmt_misc" in line], sorted(Path("/proc/sys/fs/binfmt_misc").iterdir())
-
-
 def private(program: Path) -> Emulator:
     try:
         emulator = found(ELSEWHERE, program)
@@ -59,16 +54,16 @@ def test_only_the_other_architecture_is_foreign() -> None:
 
 
 def test_what_is_registered_runs_the_others_programs_and_the_host_stays_as_it_was(program: Path) -> None:
-    before = host()
+    before = registered()
     emulator = private(program)
     assert emulator == Emulator(ELSEWHERE, program)
     told = run(emulator.enclosed(["cat", "/proc/self/uid_map"], "/mnt")).stdout
     assert told.split()[0] == "0"
-    assert host() == before
+    assert registered() == before
 
 
 def test_the_host_stays_as_it_was_when_the_sandbox_is_killed(program: Path) -> None:
-    emulator, before = private(program), host()
+    emulator, before = private(program), registered()
     words = emulator.enclosed(["sh", "-c", "echo begun; exec sleep 600"], "/mnt")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as child:
         assert child.stdout is not None
@@ -80,7 +75,7 @@ def test_the_host_stays_as_it_was_when_the_sandbox_is_killed(program: Path) -> N
     while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
-    assert host() == before
+    assert registered() == before
 
 
 def children(pid: int) -> list[int]:

@@ -32,9 +32,9 @@ def test_every_mixtape_for_every_architecture_that_it_is_locked_for_and_no_dev_p
     assert all_targets(checkout) == expected
 
 
-def test_an_architecture_without_tools_is_none(checkout: Checkout) -> None:
+def test_one_machines_tools_make_images_of_every_architecture(checkout: Checkout) -> None:
     (checkout.manifests / "tools-aarch64.lock").unlink()
-    assert {target.arch for target in all_targets(checkout)} == {"x86_64"}
+    assert {target.arch for target in all_targets(checkout)} == {"x86_64", "aarch64"}
 
 
 def test_some_are_chosen_by_name_and_architecture(checkout: Checkout) -> None:

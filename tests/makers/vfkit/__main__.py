@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from makers.vfkit.service import Service
 from makers.vsock_device import HOST, serve
 from stereo import process
 from stereo.model.architecture import Architecture
+from stereo.scratch import scratch_folder
 from stereo.vm import shares
 from stereo.vm.machine import Share
 from stereo.vm.programs import Programs
@@ -92,7 +92,7 @@ class Machine:
 
 async def run(options: Options, tools: Path) -> int:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fake-vfkit-", dir="/tmp")))
+        folder = stack.enter_context(scratch_folder("fake-vfkit-", Path("/tmp")))
         machine = Machine(options, Programs.find(tools, Architecture.AARCH64), folder, stack)
         work = asyncio.create_task(machine.run())
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -18,7 +18,7 @@ from stereo.vm.programs import Programs
 from stereos_guest import protocol
 
 CONTROL = "control.sock"
-_GRACE = 20  # seconds that a guest has to switch itself off
+_GRACE = 120  # seconds that a guest has to switch itself off
 
 
 def here(argv: Sequence[str], programs: Programs) -> list[str]:

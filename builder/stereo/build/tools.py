@@ -6,6 +6,7 @@ through the tree's own dynamic loader.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stereo.build.workspace import workspace
 from stereo.inputs.obtain import obtain
 from stereo.inputs.sources import Sources
 from stereo.inputs.store import Store
+from stereo.model.architecture import Architecture
 from stereo.model.lock import Deb, Lock
 from stereo.paths import Cache
 from stereo.process import closed_environment, run
@@ -21,6 +23,8 @@ from stereo.report import Report
 
 # Where mkosi mounts something of its own (it cannot make folders in a tree that it does not own), see mkosi.sandbox.
 _MOUNT_POINTS = ("etc/alternatives", "etc/ca-certificates", "etc/pacman.d/gnupg", "etc/pki", "etc/ssl")
+# qemu-user brings emulators of thirty machines, 15 MB each: wanted are these, and what QEMU's other packages bring.
+_WANTED_QEMU = re.compile(rf"qemu-({'|'.join(Architecture)}|system-.*|img|io|nbd|pr-helper|storage-daemon|vmsr-helper)")
 # Debian's merged /usr, and the one name that packages leave to update-alternatives(1).
 _LINKS = {"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin", "usr/bin/awk": "mawk"}
 
@@ -63,7 +67,15 @@ def tools_tree(
 
             for _ in pool.map(unpack, lock.tools):
                 pass
+        leave_out(new)
         cache.tools.mkdir(parents=True, exist_ok=True)
         new.rename(tree)
         use(tree)
     return tree
+
+
+def leave_out(tree: Path) -> None:
+    """Remove the emulators of machines that no image is made for."""
+    for path in (tree / "usr/bin").glob("qemu-*"):
+        if not _WANTED_QEMU.fullmatch(path.name):
+            path.unlink()

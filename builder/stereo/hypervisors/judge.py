@@ -135,15 +135,13 @@ class _Judge:
         if not self._direct:
             return Verdict.OK, f"{kernel.form}, which is an EFI program, too"
         takes = self._hypervisor.kernels[self._wanted]
-        if kernel.form not in (Kernel.BZIMAGE, Kernel.ELF) or Kernel.ELF not in takes:
-            if kernel.form in takes:
-                return Verdict.OK, f"{kernel.form}"
+        if kernel.form in takes:
+            return Verdict.OK, kernel.form.value
+        if kernel.form is not Kernel.BZIMAGE or Kernel.ELF not in takes:
             return Verdict.NO, f"takes {' or '.join(takes)}, and bzImage is {kernel.form}"
         if isinstance(kernel.elf, Fault):
-            return (Verdict.OK, f"{kernel.form}") if kernel.form in takes else (Verdict.NO, kernel.elf)
+            return Verdict.NO, kernel.elf
         entry = "without a PVH entry" if kernel.elf is None else f"with a PVH entry at {kernel.elf:#x}"
-        if kernel.form in takes:
-            return Verdict.OK, f"{kernel.form}, and `stereo vmlinux` has the ELF kernel in it, {entry}"
         return Verdict.OK, f"ELF, which `stereo vmlinux` gets out of the {kernel.form}, {entry}"
 
     def _initrd(self) -> tuple[Verdict, str]:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stereo.artifacts.kernel import Kernel
 from stereo.errors import StereoError, shown
 from stereo.hypervisors.domain import domain_xml
-from stereo.hypervisors.facts import Facts, Fault
+from stereo.hypervisors.facts import Facts, Fault, KernelFacts
 from stereo.hypervisors.judge import FILES, Judged
 from stereo.hypervisors.known import VIRTIO_CONSOLE
 from stereo.model.architecture import Architecture
@@ -102,6 +103,11 @@ class _Start:
         assert not isinstance(words, Fault)
         return f"{words} console={self._judged.console}" if self._judged.add_console else words
 
+    @property
+    def _packed(self) -> bool:
+        kernel = self._facts.files.kernel
+        return isinstance(kernel, KernelFacts) and kernel.form is Kernel.BZIMAGE
+
     def _file(self, name: str) -> str:
         return str(self._facts.folder / name)
 
@@ -170,7 +176,7 @@ class _Start:
         )
 
     def firecracker(self) -> Iterator[Step]:
-        if self._arch is Architecture.X86_64:
+        if self._packed:
             yield Run(("stereo", "vmlinux", str(self._facts.folder)))
         yield self._copy()
         yield Write("vm.json", json.dumps(self.firecracker_config(), indent=2))
@@ -178,7 +184,7 @@ class _Start:
 
     def firecracker_config(self) -> dict[str, object]:
         """In the terms of Firecracker's API: `FullVmConfiguration` of its swagger."""
-        kernel = VMLINUX if self._arch is Architecture.X86_64 else "bzImage"
+        kernel = VMLINUX if self._packed else "bzImage"
         return {
             "boot-source": {
                 "kernel_image_path": self._file(kernel),

@@ -139,6 +139,13 @@ def test_a_bzimage_without_a_kernel_that_comes_out_is_none_for_firecracker(tmp_p
     assert refused(folder, "qemu") == {}
 
 
+def test_a_kernel_that_is_elf_already_is_given_as_it_is(tmp_path: Path) -> None:
+    folder = made(tmp_path, bzimage=make_elf())
+    (way,) = [way for way in asked(folder, "firecracker").ways if way.judged.fits]
+    assert not any("vmlinux" in str(step) for step in way.steps)
+    assert f"{folder}/bzImage" in str(way.steps[1])
+
+
 @pytest.mark.parametrize("missing", EARLY)
 def test_a_driver_that_the_initrd_needs_and_lacks_is_named(tmp_path: Path, missing: str) -> None:
     folder = made(tmp_path, initrd=make_initrd(*(name for name in EARLY if name != missing)))

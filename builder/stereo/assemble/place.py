@@ -87,16 +87,29 @@ def point_result(link: Path, dist: Path) -> None:
 def locked(dist: Path, report: Report) -> Iterator[None]:
     """While nobody else makes or pulls this very dist; waits for them to end. Raises OSError."""
     path = dist.with_name(f".{dist.name}.lock")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
+    held = False
+    while not held:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report.note(f"somebody else makes {dist}; waiting for them to end")
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+            _wait_for(fd, dist, report)
+            with suppress(FileNotFoundError):  # who had the lock before us took the file away: then it is no lock
+                held = os.path.samestat(os.fstat(fd), path.stat())
+            if held:
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        path.unlink()
+        finally:
+            os.close(fd)
+
+
+def _wait_for(fd: int, dist: Path, report: Report) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        report.note(f"somebody else makes {dist}; waiting for them to end")
+        fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stereo.assemble import place
-from stereo.assemble.place import point_result, publish, staging
+from stereo.assemble.place import locked, point_result, publish, staging
 from stereo.errors import StereoError
 from stereo.report import Silent
 
@@ -33,7 +33,7 @@ def test_a_first_dist_appears(dist: Path) -> None:
         assert not dist.exists()
         publish(folder, dist)
     assert (dist / "mixtape.toml").read_text() == "new"
-    assert names(dist.parent) == [".x86_64.lock", "x86_64"]
+    assert names(dist.parent) == ["x86_64"]
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
@@ -48,7 +48,7 @@ def test_an_older_dist_is_replaced_and_gone(dist: Path, can_exchange: bool, monk
         publish(folder, dist)
     assert names(dist) == ["mixtape.toml"]
     assert (dist / "mixtape.toml").read_text() == "new"
-    assert names(dist.parent) == [".x86_64.lock", "x86_64"]
+    assert names(dist.parent) == ["x86_64"]
 
 
 def test_the_exchange_is_one_step_here(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_failure_leaves_the_older_dist_and_nothing_else(dist: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         give_up_halfway()
     assert (dist / "mixtape.toml").read_text() == "old"
-    assert names(dist.parent) == [".x86_64.lock", "x86_64"]
+    assert names(dist.parent) == ["x86_64"]
 
 
 def test_what_a_dead_build_left_is_removed_and_the_neighbours_is_not(dist: Path) -> None:
@@ -80,7 +80,7 @@ def test_what_a_dead_build_left_is_removed_and_the_neighbours_is_not(dist: Path)
         (dist.parent / name / "deep").mkdir(parents=True)
     with staging(dist, Silent()):
         pass
-    assert names(dist.parent) == [".aarch64.staging-alive", ".x86_64.lock"]
+    assert names(dist.parent) == [".aarch64.staging-alive"]
 
 
 def test_a_folder_for_everyone_to_read_whatever_the_umask(dist: Path) -> None:
@@ -140,3 +140,23 @@ def test_a_result_that_leads_nowhere_is_replaced(dist: Path, tmp_path: Path) -> 
     (tmp_path / "result").symlink_to("gone")
     point_result(tmp_path / "result", dist)
     assert (tmp_path / "result").resolve() == dist
+
+
+def test_the_lock_of_a_dist_is_held_by_one_at_a_time_and_then_gone(tmp_path: Path) -> None:
+    inside, most = [0], [0]
+
+    def work() -> None:
+        for _ in range(50):
+            with locked(tmp_path / "x86_64", Silent()):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert names(tmp_path) == []

@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 
 from makers.command import Stereo
+from makers.damage import flip_in_file, flip_superblock
 from makers.image import ORIGINAL_SETTINGS
 from makers.probe import Prober
-from stereo.artifacts.erofs import Erofs
-from stereo.artifacts.gpt import Partition, partition_region, read_gpt
 from stereo.artifacts.region import OpenFile, first_difference
-from stereo.artifacts.tree import find
 from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
@@ -35,7 +33,6 @@ pytestmark = [pytest.mark.boot, pytest.mark.build]
 
 DISK = 2 << 30
 AGENT_PATH = "/usr/lib/stereos/agent/bin"
-BLOCK = 4096
 STARTS = (
     "su - agent -c",
     "su agent -c",
@@ -332,55 +329,13 @@ def copy(dist: Path, tmp_path: Path) -> Path:
     return target
 
 
-def root_partition(disk: Path) -> Partition:
-    with OpenFile(disk) as opened:
-        return next(row for row in read_gpt(opened.region).partitions if row.label == "root")
-
-
-def flip(disk: Path, offset: int) -> None:
-    with disk.open("r+b") as stream:
-        stream.seek(offset)
-        byte = stream.read(1)[0]
-        stream.seek(offset)
-        stream.write(bytes([byte ^ 1]))
-
-
 def test_a_flipped_bit_in_a_file_is_an_error_and_never_data(prober: Prober, copy: Path) -> None:
-    name = f"{AGENT_PATH}/opencode"
-    with OpenFile(copy) as opened:
-        partition = root_partition(copy)
-        root = Erofs(partition_region(opened.region, partition))
-        link = find(root, name)
-        assert link
-        assert link.target
-        entry = find(root, link.target)
-        assert entry
-        content = root.content(entry)
-        # A block in the middle, full of code: one of zeros would be found in many places.
-        inside = next(
-            at
-            for at in range(content.size // 2 // BLOCK * BLOCK, content.size, BLOCK)
-            if len(set(content.read(at, BLOCK))) > 128
-        )
-        needle, sound = content.read(inside, BLOCK), content.read(inside - BLOCK, BLOCK)
-    flip(copy, _place(copy, partition, needle) + 100)
-    words = f"probe.task=damaged probe.file={link.target} probe.offset={inside}"
+    damaged = flip_in_file(copy, f"{AGENT_PATH}/opencode")
+    words = f"probe.task=damaged probe.file={damaged.file} probe.offset={damaged.offset}"
     found = prober.ask(prober.spec(words, copy), "a disk with a flipped bit in opencode")
     assert found["there"] == "Input/output error"
-    assert found["before"] == hashlib.sha256(sound).hexdigest()
+    assert found["before"] == hashlib.sha256(damaged.before).hexdigest()
     assert found["verity"]["out"].split()[-2:] == ["verity", "C"]
-
-
-def _place(disk: Path, partition: Partition, block: bytes) -> int:
-    """The offset on the disk of the only block with this content."""
-    with disk.open("rb") as stream:
-        stream.seek(partition.offset)
-        found = []
-        for at in range(0, partition.size, 1 << 20):
-            data = stream.read(min(1 << 20, partition.size - at))
-            found += [partition.offset + at + i for i in range(0, len(data), BLOCK) if data[i : i + BLOCK] == block]
-    assert len(found) == 1
-    return found[0]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +350,7 @@ def test_what_cannot_be_verified_is_not_booted(
     assert spec.kernel
     kernel = replace(spec.kernel, initrd=BootFiles.in_folder(dist).initrd)
     if damage == "superblock":
-        flip(copy, root_partition(copy).offset + 1024)
+        flip_superblock(copy)
     else:
         digits = kernel.cmdline.partition("roothash=")[2][:64]
         kernel = replace(kernel, cmdline=kernel.cmdline.replace(digits, digits[::-1]))

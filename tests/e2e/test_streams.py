@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from makers.inside import Said, hear, run, shell
 from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm.accel import choose
@@ -53,24 +54,6 @@ Type=oneshot
 Slice=stereos-agents.slice
 ExecStart=/bin/sh -c 'echo hello; printf "a\\033[31mb\\n"; echo oops >&2'
 """
-Said = tuple[dict[str, bytes], Exit]
-
-
-async def hear(stream: Stream) -> Said:
-    heard = {"stdout": b"", "stderr": b""}
-    while piece := await stream.read():
-        heard[piece[0]] += piece[1]
-    return heard, await stream.wait()
-
-
-async def run(control: Control, *argv: str, **more: Any) -> Said:
-    request = {"argv": list(argv), **more}
-    async with await control.open_stream(protocol.EXEC, request, seconds=60) as stream:
-        return await hear(stream)
-
-
-async def shell(control: Control, script: str, **more: Any) -> Said:
-    return await run(control, "/bin/sh", "-c", script, **more)
 
 
 async def copy(control: Control, content: bytes) -> dict[str, Any]:

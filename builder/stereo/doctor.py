@@ -121,9 +121,8 @@ def _foreign(cache: Cache) -> Iterator[Check]:
     """Whether images of other architectures can be made here."""
     from stereo.build import foreign
 
-    for arch in Architecture if sys.platform == "linux" else ():
-        if not foreign.is_foreign(arch):
-            continue
+    builds = sys.platform == "linux" and platform.machine() in set(Architecture)
+    for arch in filter(foreign.is_foreign, Architecture if builds else ()):
         name, fix = f"programs of {arch}", f"images for {arch} are built on another machine"
         try:
             with scratch_folder("doctor-", cache.root) as folder:

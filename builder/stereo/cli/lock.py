@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument
+from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument, this_machine
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
@@ -113,7 +112,7 @@ def _requests(name: str | None, arch: str | None) -> list[Request]:
     mixtapes = Checkout.containing_this_package().mixtapes
     requests = {
         TOOLS: [tools_request(each) for each in asked],
-        TEST_TOOLS: [tools_of_tests_request(Architecture(arch or platform.machine()))],
+        TEST_TOOLS: [tools_of_tests_request(Architecture(arch) if arch else this_machine())],
     }
     if name in requests:
         return requests[name]

@@ -107,11 +107,22 @@ def dev_key() -> str | None:
     return text.decode("utf-8", "replace")
 
 
+def this_machine() -> Architecture:
+    """What images are built by, and made for unless told otherwise. Raises UsageError if it is none that we know."""
+    from stereo.model.architecture import Architecture
+
+    try:
+        return Architecture.from_machine(platform.machine())
+    except ValueError:
+        what = f"there is nothing for machines of the kind {platform.machine()}"
+        raise UsageError(what, hint=f"one of {', '.join(Architecture)}") from None
+
+
 def chosen_architecture(mixtape: Mixtape, option: str | None) -> Architecture:
     """The architecture to work for. Raises UsageError when the mixtape is not made for the one that was asked for."""
     from stereo.model.architecture import Architecture
 
-    wanted = option or platform.machine()
+    wanted = option or this_machine()
     if wanted in mixtape.architectures:
         return Architecture(wanted)
     if option is None:

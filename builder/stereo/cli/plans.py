@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 from stereo.build.files import read_repository
-from stereo.cli.options import chosen_architecture, dev_key
+from stereo.cli.options import chosen_architecture, dev_key, this_machine
 from stereo.cli.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.inputs.lockfiles import LockFolder
@@ -47,7 +46,7 @@ def plan_for(
     return make_plan(
         mixtape,
         folder.read(mixtape.name, architecture),
-        folder.read("tools", Architecture(platform.machine())),
+        folder.read("tools", this_machine()),
         read_repository(checkout),
         version=version,
         epoch=epoch,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,9 +10,8 @@ import click
 from stereo.cli import importing
 from stereo.cli.believing import NOBODY, believing, chosen_policy
 from stereo.cli.measure import amount
-from stereo.cli.options import arch_option
+from stereo.cli.options import arch_option, this_machine
 from stereo.cli.output import Output, safe, speaking
-from stereo.errors import UsageError
 
 if TYPE_CHECKING:
     from stereo.distribution.pull import Pulled
@@ -111,11 +109,7 @@ def pull(
 def _architecture(option: str | None) -> Architecture:
     from stereo.model.architecture import Architecture
 
-    try:
-        return Architecture(option or platform.machine())
-    except ValueError as error:
-        hint = f"one of {', '.join(Architecture)}"
-        raise UsageError("there are no mixtapes for this machine", where="--arch", hint=hint) from error
+    return Architecture(option) if option else this_machine()
 
 
 def _users() -> dict[Path, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stereo.cli.options import dev_key, locks_option, mirror_option
+from stereo.cli.options import dev_key, locks_option, mirror_option, this_machine
 from stereo.paths import Cache, Checkout
 
 if TYPE_CHECKING:
@@ -85,8 +84,7 @@ def recorded_plan(manifest: Manifest, locks: Path | None) -> Plan:
     checkout, arch = Checkout.containing_this_package(), Architecture.from_system(manifest.arch)
     mixtape = load_mixtape(manifest.name, checkout.mixtapes, dev_key=dev_key())
     folder = LockFolder(locks or checkout.manifests)
-    here = Architecture(platform.machine())
-    refuse_other_locks(manifest, folder.read(mixtape.name, arch), folder.read("tools", here))
+    refuse_other_locks(manifest, folder.read(mixtape.name, arch), folder.read("tools", this_machine()))
     recorded = manifest.build
     plan = plan_for(
         mixtape, arch, version=manifest.version, epoch=recorded.epoch, level=recorded.level, locks=folder.root

@@ -13,7 +13,7 @@ import pytest
 from stereo.check import verify as verify_module
 from stereo.check.verify import Finding, Verdict
 from stereo.cli.app import run
-from stereo.cli.options import chosen_architecture
+from stereo.cli.options import chosen_architecture, this_machine
 from stereo.dists.use import in_use
 from stereo.errors import StereoError, UsageError
 from stereo.inputs import lock as lock_module
@@ -73,6 +73,23 @@ def test_an_architecture_that_a_mixtape_is_not_made_for_is_refused(monkeypatch: 
     assert caught.value.hint == "its architectures: x86_64"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert chosen_architecture(base, None) is Architecture.X86_64
+
+
+@pytest.mark.parametrize(("machine", "arch"), [("arm64", "aarch64"), ("AMD64", "x86_64"), ("aarch64", "aarch64")])
+def test_a_machine_is_known_under_what_its_system_calls_it(
+    monkeypatch: pytest.MonkeyPatch, machine: str, arch: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert this_machine() == arch
+
+
+@pytest.mark.parametrize("words", [["build", "base"], ["lock", "test-tools"], ["pull", "base"]])
+def test_on_a_machine_that_is_none_of_ours_it_is_told_which_are(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], capsys: Capture
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert run(words) == 2
+    assert "one of x86_64, aarch64" in capsys.readouterr().err
 
 
 def test_schema_is_the_models(capsys: Capture) -> None:

@@ -47,3 +47,10 @@ def test_the_elf_kernel_boots_to_ready_in_the_place_of_bzimage(
     argv = [str(kernel) if word == str(dist / "bzImage") else word for word in shown["kernel"]]
     assert argv != shown["kernel"]
     ready_from(argv, tools_tree, HERE, tmp_path / "machine")
+
+
+def test_the_command_for_aarch64_boots_to_ready_by_uefi(
+    arm: Path, stereo: Stereo, tools_tree: Path, tmp_path: Path
+) -> None:
+    argv = commands(stereo, arm, tmp_path)["raw"]
+    ready_from(argv, tools_tree, Architecture.AARCH64, tmp_path / "machine")

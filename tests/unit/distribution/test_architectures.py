@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from makers.node import file
 from makers.published import NEW, OLD, make_release
 from stereo import dists
-from stereo.distribution.overview import search, tags_of
-from stereo.distribution.publish import Published, publish
+from stereo.distribution.overview import overview_of, search, tags_of
+from stereo.distribution.publish import Published, publish, publish_statements
 from stereo.distribution.pull import Options, Pulled, pull
 from stereo.distribution.retention import retire
 from stereo.errors import StereoError, UsageError
@@ -23,7 +24,7 @@ from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_index
 from stereo.registry.reference import Reference, parse_root
 from stereo.report import Silent
-from unit.distribution.publishing import everything, layout, release
+from unit.distribution.publishing import Recorder, everything, layout, release, signed
 
 X86, ARM = Architecture.X86_64, Architecture.AARCH64
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -134,8 +135,6 @@ def test_an_architecture_is_given_up_only_when_that_is_said(releases: Releases, 
 
 def test_who_publishes_the_other_architecture_meanwhile_brings_latest_along(releases: Releases, tmp_path: Path) -> None:
     """Neither saw the other when they began, so each would have left latest where it was."""
-    from unit.distribution.publishing import Recorder
-
     put(layout(tmp_path / "r"), releases[OLD, X86], releases[OLD, ARM])
 
     def meddle(what: str) -> None:
@@ -233,3 +232,20 @@ def test_what_retention_removes_is_gone_for_both_architectures_and_nothing_of_it
         {path.name for path in Path(place.reference.path, "blobs/sha256").iterdir()} for place in (remote, alone)
     )
     assert left == wanted
+
+
+def test_what_somebody_else_says_of_one_architecture_is_added_to_that_alone(
+    releases: Releases, remote: LayoutRemote, tmp_path: Path
+) -> None:
+    made = [shutil.copytree(releases[OLD, arch], tmp_path / arch) for arch in Architecture]
+    for number, dist in enumerate(made):
+        signed(dist, tmp_path, f"release-{number}")
+    put(remote, *made)
+    before = overview_of(remote, OLD)
+    arm = shutil.copytree(releases[OLD, ARM], tmp_path / "theirs")
+    signed(arm, tmp_path, "somebody-else")
+    publish_statements(arm, remote, report=Silent())
+    after = overview_of(remote, OLD)
+    assert after.digest == before.digest
+    assert after.signed["amd64"] == before.signed["amd64"]
+    assert len(after.signed["arm64"]) == len(before.signed["arm64"]) + 2

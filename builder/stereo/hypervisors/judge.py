@@ -13,7 +13,7 @@ from stereo.hypervisors.facts import Facts, Fault, KernelFacts, Payload
 from stereo.hypervisors.known import VIRTIO_CONSOLE, Hypervisor
 from stereo.model.architecture import Architecture
 from stereo.vm.boot import Form
-from stereos_guest.sockets import PORT
+from stereo.vm.vfkit_command import CONTROL_PORT
 
 FILES = {Form.RAW: "stereos.img", Form.QCOW2: "stereos.qcow2", Form.KERNEL: "stereos.img"}
 """The disk that each form starts with."""
@@ -193,7 +193,7 @@ class _Judge:
                 return Verdict.OK, "a virtio-serial port"
             return Verdict.LACKS, "no virtio_console, so no way to speak to stereosd"
         if self._driver(_VSOCK):
-            return Verdict.OK, f"vsock {PORT}, by a socket of the host; there are no virtio-serial ports"
+            return Verdict.OK, f"vsock {CONTROL_PORT}, by a socket of the host; there are no virtio-serial ports"
         return Verdict.LACKS, f"no {_VSOCK}, and no virtio-serial ports, so no way to speak to stereosd"
 
     def _network(self) -> tuple[Verdict, str]:

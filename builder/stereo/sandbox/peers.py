@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 
 _UCRED = struct.Struct("3i")
 """struct ucred: pid, uid, gid; see unix(7), SO_PEERCRED."""
@@ -43,9 +43,8 @@ if sys.platform == "darwin":
 
     def _kill_by_queue(sock: socket.socket, seconds: float) -> None:
         (pid,) = struct.unpack("i", sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, 4))
-        with select.kqueue() as queue:
-            watched = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
-            with suppress(ProcessLookupError):
-                queue.control([watched], 0)
-                os.kill(pid, signal.SIGKILL)
-                queue.control([], 1, seconds)
+        watched = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+        with closing(select.kqueue()) as queue, suppress(ProcessLookupError):
+            queue.control([watched], 0)
+            os.kill(pid, signal.SIGKILL)
+            queue.control([], 1, seconds)

@@ -34,21 +34,24 @@ JOB = Job(
 )
 # What a Mac's Python does not have, as far as somebody may use it without a thought.
 LINUX_ONLY = """
-import asyncio, os, signal, socket, sys
-import sysconfig
+import asyncio, os, select, signal, socket, sys
+import sysconfig, urllib.request
 sysconfig.get_config_vars()  # of this system, for what libraries of others look for
 for module, names in (
     (os, "pidfd_open memfd_create O_PATH O_TMPFILE posix_fadvise copy_file_range sched_getaffinity setns unshare"),
     (signal, "pidfd_send_signal"),
-    (socket, "SO_PEERCRED AF_VSOCK SO_BINDTODEVICE"),
+    (socket, "SO_PEERCRED AF_VSOCK SO_BINDTODEVICE SOCK_CLOEXEC"),
+    (select, "epoll EPOLLIN EPOLLOUT EPOLLHUP"),
 ):
     for name in names.split():
         if hasattr(module, name):
             delattr(module, name)
 sys.platform = "darwin"
-import stereo.cli.down, stereo.cli.status, stereo.cli.up
-import stereo.sandbox.__main__, stereo.sandbox.client, stereo.sandbox.launch, stereo.sandbox.prepare
-import stereo.vm.applevirt, stereo.vm.vfkit
+import importlib, pkgutil, stereo
+for name in "check cli distribution dists egress hypervisors registry sandbox trust vm".split():
+    package = importlib.import_module(f"stereo.{name}")
+    for module in pkgutil.walk_packages(package.__path__, f"stereo.{name}."):
+        importlib.import_module(module.name)
 print("all there")
 """
 

@@ -93,7 +93,7 @@ def test_what_vfkit_cannot_do_is_refused_before_anything_is_made(mac: Desk) -> N
     mac.write(READ_ONLY)
     said = mac("up", status=1).stderr
     assert "opens every share for writing" in said
-    assert "--backend qemu" in said
+    assert "stereo cp" in said
     assert not mac.folder.exists()
 
 

@@ -24,7 +24,6 @@ _FORBIDDEN = re.compile(r'[",\x00-\x1f\x7f]')
 # vfkit reads the addresses of its sockets as URLs, and uses parts of them escaped and others not.
 _SOCKET = re.compile(r"/[A-Za-z0-9/._-]+")
 _LONGEST_SOCKET = 103  # bytes; struct sockaddr_un of macOS has 104 with the NUL, see unix(4) there
-_QEMU = "stereo up --backend qemu"
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def command_arguments(spec: MachineSpec, wiring: Wiring) -> list[str]:
 def check_spec(spec: MachineSpec) -> None:
     """Refuse a machine that no vfkit can run. Raises StereoError."""
     if spec.arch is not Architecture.AARCH64:
-        raise StereoError(f"the backend applevirt runs aarch64, not {spec.arch}", hint=_QEMU)
+        raise StereoError(f"the backend applevirt runs aarch64, not {spec.arch}", hint="use --backend qemu")
     if spec.disk.format != "raw":
         raise StereoError(
             "Apple's Virtualization framework knows raw disks only", where=str(spec.disk.path), hint="use the raw disk"
@@ -80,7 +79,7 @@ def check_spec(spec: MachineSpec) -> None:
         raise StereoError("the backend applevirt has no bridged network", hint='use the network "nat"')
     if isinstance(spec.network, Nat) and spec.network.forwards:
         ports = ", ".join(f"{each.host}/{each.protocol}" for each in spec.network.forwards)
-        raise StereoError(f"the backend applevirt cannot forward {ports}", hint=f"forward TCP alone, or {_QEMU}")
+        raise StereoError(f"the backend applevirt cannot forward {ports}", hint="forward TCP alone")
     if spec.kernel is None and spec.credentials:
         raise StereoError("the backend applevirt has no credentials with UEFI", hint="boot the kernel directly")
     for share in spec.shares:
@@ -103,7 +102,7 @@ def _share(share: Share) -> list[str]:
         raise StereoError(
             "vfkit opens every share for writing, and a guest would only have to ask",
             where=str(share.path),
-            hint=f"readonly = false, `stereo cp` into the sandbox, or {_QEMU}",
+            hint="readonly = false, or `stereo cp` into the sandbox",
         )
     return _device("virtio-fs", sharedDir=_path(share.path), mountTag=share.tag)
 

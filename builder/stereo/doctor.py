@@ -25,7 +25,7 @@ from stereo.report import Report
 from stereo.scratch import scratch_folder
 from stereo.vm import accel, enclosure
 from stereo.vm.machine import Accelerator
-from stereo.vm.programs import Programs
+from stereo.vm.programs import Programs, own_architecture, packages
 
 _PYTHON = (3, 11)
 _SUBORDINATE_IDS = 65536
@@ -58,11 +58,12 @@ class Check:
 
 
 def run_checks(
-    cache: Cache, report: Report, find_programs: Callable[[], Programs], *, refresh: bool = False
+    cache: Cache, report: Report, find_programs: Callable[[Architecture], Programs], *, refresh: bool = False
 ) -> list[Check]:
     """All checks, cheap ones first. Never raises for what a machine lacks.
 
-    `find_programs` finds the QEMU that would be used. With `refresh` accelerators are tried again, whatever is known.
+    `find_programs` finds the QEMU that would be used for an architecture. With `refresh` accelerators are tried again,
+    whatever is known.
     """
     return [
         *_python(),
@@ -272,22 +273,50 @@ def _vfkit() -> Iterator[Check]:
     yield _ok_or(Status.WARN, "vfkit", entitled, detail, fix)
 
 
-def _machines(cache: Cache, report: Report, find_programs: Callable[[], Programs], *, refresh: bool) -> Iterator[Check]:
+def _machines(
+    cache: Cache, report: Report, find_programs: Callable[[Architecture], Programs], *, refresh: bool
+) -> Iterator[Check]:
     try:
-        programs = find_programs()
+        own = own_architecture()
+        programs = find_programs(own)
         detail = f"{programs.version()}, from {programs.origin}"
     except StereoError as error:
-        fix = "the first build brings one; or install qemu-system-x86, qemu-utils and ovmf"
+        fix = "the first build brings one; or install QEMU, qemu-img and UEFI firmware for this architecture"
         yield Check("QEMU", Status.WARN, _first_line(error), fix)
         return
     yield Check("QEMU", Status.OK, detail)
     firmware = str(programs.firmware.code) if programs.firmware else "not found"
-    yield _ok_or(Status.WARN, "UEFI firmware", bool(programs.firmware), firmware, "install the package ovmf")
+    yield _ok_or(Status.WARN, "UEFI firmware", bool(programs.firmware), firmware, f"install {packages(own)}")
     for helper, path in (("passt", programs.passt), ("virtiofsd", programs.virtiofsd)):
         detail = path[-1] if path else "not found"
         yield _ok_or(Status.WARN, helper, bool(path), detail, f"a build brings it; or install the package {helper}")
     for verdict in accel.verdicts(programs, cache.probe, report, refresh=refresh):
         yield _accelerator(verdict)
+    for other in Architecture:
+        if other is not own:
+            yield from _emulated(other, cache, report, find_programs, refresh=refresh)
+
+
+def _emulated(
+    arch: Architecture,
+    cache: Cache,
+    report: Report,
+    find_programs: Callable[[Architecture], Programs],
+    *,
+    refresh: bool,
+) -> Iterator[Check]:
+    """What runs dists of another architecture, which nobody needs to build or to boot this one's."""
+    name, fix = f"machines of {arch}", f"a build brings what runs them; or install {packages(arch)}"
+    try:
+        programs = find_programs(arch)
+    except StereoError as error:
+        yield Check(name, Status.WARN, _first_line(error), fix)
+        return
+    if programs.firmware is None:
+        yield Check(name, Status.WARN, "no UEFI firmware for them", fix)
+        return
+    for verdict in accel.verdicts(programs, cache.probe, report, refresh=refresh):
+        yield _ok_or(Status.WARN, name, verdict.usable, f"emulated; {verdict.reason}", "try `--refresh`")
 
 
 def _accelerator(verdict: accel.Verdict) -> Check:

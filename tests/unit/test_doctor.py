@@ -25,7 +25,7 @@ from stereo.report import Silent
 from stereo.vm import accel, enclosure
 from stereo.vm.accel import Verdict
 from stereo.vm.machine import Accelerator
-from stereo.vm.programs import Firmware, Programs
+from stereo.vm.programs import Firmware, Programs, own_architecture
 
 Diagnose = Callable[[], dict[str, Check]]
 
@@ -63,7 +63,10 @@ def well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
     )
 
     def diagnose() -> dict[str, Check]:
-        return {check.name: check for check in run_checks(Cache(tmp_path), Silent(), lambda: programs)}
+        return {
+            check.name: check
+            for check in run_checks(Cache(tmp_path), Silent(), lambda arch: replace(programs, arch=arch))
+        }
 
     return diagnose
 
@@ -86,6 +89,30 @@ def test_who_runs_programs_of_the_other_architecture_is_told(well: Diagnose, mon
     assert "of their own" in well()[FOREIGN].detail
     monkeypatch.setattr(foreign, "check", lambda arch, _: Emulator(arch, None))
     assert well()[FOREIGN].detail.startswith("the host runs them")
+
+
+@pytest.fixture
+def other() -> str:
+    return next(f"machines of {arch}" for arch in Architecture if arch is not own_architecture())
+
+
+def test_what_runs_machines_of_the_other_architecture_is_tried(well: Diagnose, other: str) -> None:
+    assert (well()[other].status, well()[other].detail) == (Status.OK, "emulated; ran")
+
+
+def test_without_what_runs_those_a_build_brings_it(tmp_path: Path, other: str, well: Diagnose) -> None:
+    programs = Programs(("qemu",), ("qemu-img",), None, "the host", own_architecture())
+
+    def own_alone(arch: Architecture) -> Programs:
+        if arch is not own_architecture():
+            raise StereoError(f"no qemu-system-{arch} on this machine")
+        return programs
+
+    for find in (own_alone, lambda arch: replace(programs, arch=arch)):
+        check = {check.name: check for check in run_checks(Cache(tmp_path), Silent(), find)}[other]
+        assert check.status is Status.WARN
+        assert check.fix
+        assert "a build brings what runs them" in check.fix
 
 
 def test_where_machines_cannot_be_shut_in_that_is_told(well: Diagnose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +140,7 @@ def test_what_the_doctor_says_holds_no_password(well: Diagnose) -> None:
 
 def test_this_very_machine_can_be_diagnosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accel, "verdicts", lambda *_, **__: [])
-    checks = run_checks(Cache(tmp_path / "not" / "there"), Silent(), Programs.find)
+    checks = run_checks(Cache(tmp_path / "not" / "there"), Silent(), lambda arch: Programs.find(None, arch))
     assert all(check.detail and (check.fix or check.status is Status.OK) for check in checks)
 
 
@@ -248,7 +275,7 @@ def test_a_keyring_from_before_trixie_is_told(well: Diagnose, tmp_path: Path) ->
 
 
 def test_without_qemu_builds_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> Programs:
+    def none(_: Architecture) -> Programs:
         raise StereoError("no qemu-system-x86_64 on this machine")
 
     check = {check.name: check for check in run_checks(Cache(tmp_path), Silent(), none)}["QEMU"]

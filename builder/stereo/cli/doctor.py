@@ -27,11 +27,10 @@ def doctor(out: Output, refresh: bool) -> int:
     """Say what this machine offers and lacks for building and booting, with the fix."""
     from stereo.cli.machines import need_programs
     from stereo.doctor import Status, run_checks
-    from stereo.vm.programs import own_architecture
 
     cache = Cache.from_environment()
     # Accelerators are tried by booting something: where there is no QEMU, the locked one is fetched for it.
-    found = run_checks(cache, out.report, lambda: need_programs(cache, out.report, own_architecture()), refresh=refresh)
+    found = run_checks(cache, out.report, lambda arch: need_programs(cache, out.report, arch), refresh=refresh)
     width = max(len(check.name) for check in found)
     lines = []
     for check in found:

@@ -1,23 +1,20 @@
-"""The probe's tiny guest on real QEMU: its boot sector has no other test than to run."""
+"""The probe's tiny guests on real QEMU: what they are made of has no other test than to run."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from stereo.cli.machines import find_programs
-from stereo.errors import StereoError
-from stereo.paths import Cache
+from stereo.model.architecture import Architecture
 from stereo.vm.accel import probe
 from stereo.vm.machine import Accelerator
-from stereo.vm.programs import Programs, own_architecture
+from stereo.vm.programs import Programs
 
 
-@pytest.fixture(scope="module")
-def programs() -> Programs:
-    try:
-        return find_programs(Cache.from_environment(), own_architecture())
-    except StereoError as error:
-        pytest.skip(f"{error}: a build makes a tools tree that has one")
+@pytest.fixture(params=Architecture)
+def programs(request: pytest.FixtureRequest, tools_tree: Path) -> Programs:
+    return Programs.find(tools_tree, request.param)
 
 
 @pytest.mark.boot

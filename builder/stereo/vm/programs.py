@@ -44,7 +44,6 @@ _FIRMWARE = {
     Architecture.AARCH64: (
         ("usr/share/AAVMF", "usr/share/edk2/aarch64", "opt/homebrew/share/qemu"),
         (
-            ("AAVMF_CODE.no-secboot.fd", "AAVMF_VARS.fd"),
             ("AAVMF_CODE.fd", "AAVMF_VARS.fd"),
             ("QEMU_EFI-pflash.raw", "vars-template-pflash.raw"),
             ("QEMU_CODE.fd", "QEMU_VARS.fd"),

@@ -6,7 +6,6 @@ Whatever is opened here is closed at the end of the `with` block, but for our ow
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from types import TracebackType
 
 from stereo.errors import StereoError
 from stereo.vm import credentials, shares
+from stereo.vm.clone import clone
 from stereo.vm.enclosure import Job, ports_of, uid_for
 from stereo.vm.machine import Accelerator, Bridged, MachineSpec, Nat
 from stereo.vm.network import mac_address, open_tap, passt_arguments
@@ -107,7 +107,7 @@ class Wires:
             if spec.kernel is None:
                 firmware = self._programs.need_firmware()
                 copy = self._folder / "variables.fd"
-                shutil.copyfile(firmware.variables, copy)
+                clone(firmware.variables, copy)
                 code, variables = self._disk(firmware.code, writable=False), self._disk(copy, writable=True)
             else:
                 kernel, initrd = str(spec.kernel.kernel.absolute()), str(spec.kernel.initrd.absolute())

@@ -5,7 +5,6 @@ Its disk, manifest and build are held by the tests of the image; here it runs, e
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,8 @@ import pytest
 
 from makers.command import Stereo
 from makers.damage import BLOCK, Damaged, flip_in_file, flip_superblock
-from makers.inside import Said, run, shell
+from makers.given import assert_for_root_alone, given
+from makers.inside import Said, out
 from makers.sandboxes import Desk, desk
 from stereo.assemble.dist import read_manifest
 from stereo.dists import dist_in, register
@@ -25,14 +25,13 @@ from stereo.errors import StereoError
 from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm.accel import choose
-from stereo.vm.boot import BootFiles, Form, boot, make_spec, running
+from stereo.vm.boot import BootFiles, Form, boot, make_spec
 from stereo.vm.machine import MachineSpec
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
 
 pytestmark = [pytest.mark.boot, pytest.mark.build]
 
-CREDENTIALS = {"stereo.test": "a value, with=commas", "other": "two\nlines"}
 OPENCODE = "/usr/lib/stereos/agent/bin/opencode"
 JCARD = """
 [resources]
@@ -164,45 +163,11 @@ def damaged(copy: Path) -> Damaged:
     return flip_in_file(copy, OPENCODE)
 
 
-async def look(backend: QemuBackend, spec: MachineSpec, scripts: dict[str, str]) -> dict[str, Said]:
-    async with running(backend, spec, Silent()) as booted:
-        await booted.control.hello(60)
-        found = {name: await shell(booted.control, script, user="root") for name, script in scripts.items()}
-        found["agent"] = await run(booted.control, "/bin/cat", "/run/credentials/@system/stereo.test", user="agent")
-        await booted.machine.stop(0)
-        return found
-
-
-def given(form: Form, spec: MachineSpec, backend: QemuBackend, scripts: dict[str, str]) -> dict[str, Said]:
-    """What is inside of a machine that was given credentials, looked at with the scripts, too."""
-    own = {
-        "names": "ls -A /run/credentials/@system | sort",
-        "value": "cat /run/credentials/@system/stereo.test",
-        "lines": "cat /run/credentials/@system/other",
-        "modes": "cd /run/credentials/@system; stat -c '%a %u' . *",
-        "elsewhere": "ls -d /credentials /run/credentials/@initrd /run/credentials/@encrypted; "
-        "grep -rl 'with=commas' /proc/cmdline /etc /var /run --exclude-dir=@system",
-    }
-    return asyncio.run(look(backend, replace(spec, credentials=CREDENTIALS), own | scripts))
-
-
-def out(said: Said) -> str:
-    return said[0]["stdout"].decode()
-
-
-def assert_for_root_alone(found: dict[str, Said]) -> None:
-    assert out(found["names"]).split() == sorted(CREDENTIALS)
-    assert (out(found["value"]), out(found["lines"])) == (CREDENTIALS["stereo.test"], CREDENTIALS["other"])
-    assert out(found["modes"]) == "700 0\n400 0\n400 0\n"
-    assert out(found["elsewhere"]) == ""
-    assert b"Permission denied" in found["agent"][0]["stderr"]
-
-
 def test_by_firmware_credentials_arrive_for_root_alone(
     spec: Callable[[Form], MachineSpec], backend: QemuBackend, tell: Callable[[str], None]
 ) -> None:
     tell("booting: aarch64 by UEFI, with credentials")
-    found = given(Form.RAW, spec(Form.RAW), backend, {"firmware": "ls -d /sys/firmware/efi"})
+    found = given(spec(Form.RAW), backend, {"firmware": "ls -d /sys/firmware/efi"})
     assert out(found["firmware"]) == "/sys/firmware/efi\n"
     assert_for_root_alone(found)
 
@@ -224,7 +189,7 @@ def direct(
         "before": f"{read}{damaged.offset // BLOCK - 1}",
         "verity": "dmsetup status root",
     }
-    return given(Form.KERNEL, replace(machine, disk=replace(machine.disk, path=copy)), backend, scripts)
+    return given(replace(machine, disk=replace(machine.disk, path=copy)), backend, scripts)
 
 
 def test_by_the_kernel_credentials_arrive_for_root_alone(direct: dict[str, Said]) -> None:

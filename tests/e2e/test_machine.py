@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from makers.given import assert_for_root_alone, given
 from makers.processes import Process, alive, descendants, settled
 from makers.shell import RootShell, machine_with_shell
 from stereo.errors import StereoError
@@ -282,6 +283,13 @@ def test_qemu_is_nobody_and_alone(nat: dict[str, Any]) -> None:
     assert qemu["interfaces"] == ["lo"]
     assert qemu.get("root", set()).isdisjoint({"etc", "proc", "sys", "run", "var"})
     assert qemu.get("devices", set()) <= {"null", "kvm"}
+
+
+def test_by_firmware_credentials_arrive_for_root_alone(
+    dist: Path, spec: MachineSpec, tools_tree: Path, tell: Callable[[str], None], tmp_path: Path
+) -> None:
+    tell("booting: a machine by UEFI, with credentials")
+    assert_for_root_alone(given(replace(spec, kernel=None), QemuBackend(Programs.find(tools_tree), tmp_path)))
 
 
 def test_a_credential_reaches_the_guest_and_no_command_line(nat: dict[str, Any]) -> None:

@@ -29,3 +29,8 @@ async def run(control: Control, *argv: str, **more: Any) -> Said:
 async def shell(control: Control, script: str, **more: Any) -> Said:
     """Run a script."""
     return await run(control, "/bin/sh", "-c", script, **more)
+
+
+def out(said: Said) -> str:
+    """What it wrote to its standard output."""
+    return said[0]["stdout"].decode()

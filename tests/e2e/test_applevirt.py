@@ -129,8 +129,8 @@ def test_its_first_life(mac: Desk) -> None:
     assert hashlib.sha256((mac.dist / "stereos.img").read_bytes()).hexdigest() == dist
 
     assert json.loads(mac("down", "--json").stdout)["how"] == "it shut down"
-    assert left_of_vfkit() == before
-    assert b"Linux" in (mac.folder / "console.log").read_bytes() or (mac.folder / "console.log").stat().st_size
+    assert not {*left_of_vfkit()} - {*before}
+    assert (mac.folder / "console.log").stat().st_size
 
 
 def test_its_disk_stays_with_its_backend(mac: Desk) -> None:

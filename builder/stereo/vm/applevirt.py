@@ -40,6 +40,7 @@ _PREFIX = "stereo-vm-"
 _REST = "rest.sock"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 3.0
+_LAST_WORDS_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _END_SECONDS = 10.0
 
@@ -112,8 +113,8 @@ class AppleMachine:
         if tasks:
             await asyncio.wait(tasks)
             assert self._log
-            with suppress(OSError):
-                await self._log.rest()
+            with suppress(OSError, TimeoutError):  # perhaps nobody listens, and the guest said much
+                await asyncio.wait_for(self._log.rest(), _LAST_WORDS_SECONDS)
 
     async def _state(self) -> str:
         try:

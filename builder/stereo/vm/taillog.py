@@ -32,8 +32,10 @@ class TailLog:
 
     async def rest(self) -> None:
         """What was written last, when nobody writes any more, and then the end."""
-        await self._pass_on()
-        self._writer.close()
+        try:
+            await self._pass_on()
+        finally:
+            self._writer.close()
 
     async def _pass_on(self) -> None:
         try:

@@ -38,6 +38,8 @@ async def run(behaviour: str, words: list[str]) -> int:
         told += f"{found.st_size} {found.st_mode:#o}\n"
     if behaviour == "echoes":
         told += f"{' '.join(words)}\n"
+    if behaviour == "floods":
+        told += "x" * 900_000
     Path(options.consoles[0]).write_text(told)
     assert options.rest
     await Service(options, lambda: "Starting" if behaviour == "slow" else "Running", change).listen(Path(options.rest))

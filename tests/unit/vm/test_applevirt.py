@@ -167,6 +167,14 @@ def test_behind_a_gate_the_guest_has_its_doors_and_no_card(backend: Start, spec:
         assert f"virtio-vsock,port={port},socketURL=/tmp/stereo-vm-" in words
 
 
+def test_a_console_that_nobody_reads_holds_up_nobody(backend: Start, spec: MachineSpec) -> None:
+    async def run() -> int:
+        async with backend("floods").start(spec) as machine:
+            return await pid_of(machine)
+
+    assert gone(asyncio.run(asyncio.wait_for(run(), 60)))
+
+
 def test_credentials_come_with_the_initrd_and_leave_the_disk_when_it_was_read(
     backend: Start, spec: MachineSpec, tmp_path: Path
 ) -> None:

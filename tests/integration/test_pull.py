@@ -75,6 +75,12 @@ def pull(tmp_path: Path, *words: str) -> dict[str, Any]:
     return answer
 
 
+def timed_pull(tmp_path: Path, reference: str) -> float:
+    began = time.monotonic()
+    pull(tmp_path, reference, "--arch", "x86_64")
+    return time.monotonic() - began
+
+
 def place(tmp_path: Path, version: str) -> Path:
     return tmp_path / "data" / "stereo" / "dists" / "sample-mixtape" / version / "x86_64"
 
@@ -89,9 +95,7 @@ def test_a_pull_that_is_killed_again_and_again_finishes_and_shows_nothing_before
     reference: str, releases: dict[str, Path], tmp_path: Path
 ) -> None:
     chance = random.Random(4)
-    began = time.monotonic()
-    pull(tmp_path / "measured", f"{reference}:{OLD}", "--arch", "x86_64")
-    whole = time.monotonic() - began
+    whole = min(timed_pull(tmp_path / name, f"{reference}:{OLD}") for name in ("measured", "again"))
     killed = 0
     for _ in range(KILLS):
         child = subprocess.Popen(
@@ -118,32 +122,36 @@ def test_a_pull_that_is_killed_again_and_again_finishes_and_shows_nothing_before
 def test_ctrl_c_leaves_what_came_for_the_next_time_and_says_so(
     reference: str, releases: dict[str, Path], tmp_path: Path
 ) -> None:
-    child = subprocess.Popen(
-        command(f"{reference}:{OLD}", "--arch", "x86_64")[:-1],
-        env=environment(tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    pulls = tmp_path / "data" / "stereo" / "pulls"
-    until = time.monotonic() + 30
-    while time.monotonic() < until and child.poll() is None:
-        if any(path.stat().st_size for path in pulls.glob("*/stereos.img.zst")):
+    for number in range(10):
+        home = tmp_path / str(number)
+        child = subprocess.Popen(
+            command(f"{reference}:{OLD}", "--arch", "x86_64")[:-1],
+            env=environment(home),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        pulls = home / "data" / "stereo" / "pulls"
+        until = time.monotonic() + 30
+        while time.monotonic() < until and child.poll() is None:
+            if any(path.stat().st_size for path in pulls.glob("*/stereos.img.zst")):
+                break
+            time.sleep(0.001)
+        child.send_signal(signal.SIGSTOP)  # it must not end before it is told to
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGCONT)
+        _, said = child.communicate(timeout=30)
+        if "goes on from there" in said:  # else all had come before we did
             break
-        time.sleep(0.001)
-    child.send_signal(signal.SIGSTOP)  # it must not end before it is told to
-    child.send_signal(signal.SIGINT)
-    child.send_signal(signal.SIGCONT)
-    _, said = child.communicate(timeout=30)
     assert child.returncode == 130
     assert "goes on from there" in said
     assert "Traceback" not in said
-    assert not place(tmp_path, OLD).exists()
-    answer = pull(tmp_path, f"{reference}:{OLD}", "--arch", "x86_64")
+    assert not place(home, OLD).exists()
+    answer = pull(home, f"{reference}:{OLD}", "--arch", "x86_64")
     assert answer["bytes"]["reused"] > 0
-    assert same(place(tmp_path, OLD), releases[OLD])
+    assert same(place(home, OLD), releases[OLD])
 
 
 def test_an_update_asks_the_registry_for_little_and_is_the_same_bit_for_bit(

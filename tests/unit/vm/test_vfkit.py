@@ -106,7 +106,9 @@ def answering(path: Path, answer: bytes) -> Thread:
 
     def serve() -> None:
         with door, door.accept()[0] as peer:
-            peer.recv(1 << 16)
+            asked = b""
+            while b"\r\n\r\n" not in asked or (asked.startswith(b"POST") and not asked.endswith(b"}")):
+                asked += peer.recv(1 << 16)
             peer.sendall(answer)
 
     thread = Thread(target=serve)

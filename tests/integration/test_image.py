@@ -493,10 +493,16 @@ def test_the_packet_filter_opens_the_port_of_ssh_alone(root: Files) -> None:
     assert root.text("/etc/nftables.d/ssh.nft").split("{")[1].split("}")[0].split() == ["22"]
 
 
-def test_a_dev_image_has_a_console_on_the_serial_line_and_a_release_has_none(image: Image, dev: Image) -> None:
-    console = "/usr/lib/systemd/system/multi-user.target.wants/serial-getty@ttyS0.service"
-    assert dev.root.resolve(console)
-    assert console not in image.root
+@pytest.mark.parametrize("console", ["ttyS0", "ttyAMA0", "hvc0"])
+def test_a_dev_image_has_a_login_on_every_console_that_there_may_be_and_a_release_has_none(
+    image: Image, dev: Image, console: str
+) -> None:
+    wanted = f"/usr/lib/systemd/system/multi-user.target.wants/serial-getty@{console}.service"
+    assert dev.root[wanted].kind is Kind.SYMLINK  # systemd ignores anything else there
+    unit = dev.root.resolve(wanted)
+    assert unit
+    assert "BindsTo" not in dev.root.text(unit.path)  # which would wait for consoles that are not there
+    assert wanted not in image.root
     assert image.root["/etc/systemd/system/getty.target"].target == "/dev/null"
 
 

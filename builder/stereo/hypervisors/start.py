@@ -94,8 +94,8 @@ class _Start:
         self._arch = facts.arch
         self._direct = judged.form is Form.KERNEL
         self._format = "qcow2" if judged.form is Form.QCOW2 else "raw"
-        self._source = facts.folder / FILES[judged.form]
-        self._copied = f"disk.{self._source.suffix.removeprefix('.')}"
+        self._source = self._file(FILES[judged.form])
+        self._copied = f"disk.{Path(FILES[judged.form]).suffix.removeprefix('.')}"
 
     @property
     def _cmdline(self) -> str:
@@ -109,14 +109,15 @@ class _Start:
         return isinstance(kernel, KernelFacts) and kernel.form is Kernel.BZIMAGE
 
     def _file(self, name: str) -> str:
-        return str(self._facts.folder / name)
+        """A file of the dist, as a word that nobody takes for anything else."""
+        return _word(self._facts.folder / name)
 
     def qemu(self) -> Iterator[Step]:
         if self._direct:
             boot = ["-kernel", self._file("bzImage"), "-initrd", self._file("initrd"), "-append", self._cmdline]
         else:
             boot = ["-bios", _FIRMWARE[self._arch]]
-        disk = str(self._source).replace(",", ",,")  # which is how QEMU's own syntax has a comma
+        disk = self._source.replace(",", ",,")  # which is how QEMU's own syntax has a comma
         yield Run(
             (
                 f"qemu-system-{self._arch}",
@@ -154,7 +155,7 @@ class _Start:
             control=self._place / CONTROL,
             variables=None if self._direct else self._place / "efi-variables",
         )
-        yield Run(("cp", "-c", str(self._source), str(disk)))  # clonefile(2)
+        yield Run(("cp", "-c", self._source, _word(disk)))  # clonefile(2)
         yield Run(("vfkit", *vfkit_command.command_arguments(spec, wiring)))
 
     def cloud_hypervisor(self) -> Iterator[Step]:
@@ -177,7 +178,7 @@ class _Start:
 
     def firecracker(self) -> Iterator[Step]:
         if self._packed:
-            yield Run(("stereo", "vmlinux", str(self._facts.folder)))
+            yield Run(("stereo", "vmlinux", _word(self._facts.folder)))
         yield self._copy()
         yield Write("vm.json", json.dumps(self.firecracker_config(), indent=2))
         yield Run(("firecracker", "--no-api", "--config-file", "vm.json"))
@@ -201,10 +202,18 @@ class _Start:
         }
 
     def _copy(self) -> Run:
-        return Run(("cp", "--reflink=auto", "--sparse=always", str(self._source), self._copied))
+        return Run(("cp", "--reflink=auto", "--sparse=always", self._source, self._copied))
 
     def _absolute(self, name: str) -> Path:
         path = (self._facts.folder / name).absolute()
-        if not str(path).isprintable():
-            raise StereoError("is no path that a configuration can hold", where=shown(str(path)))
+        _word(path)
         return path
+
+
+def _word(path: Path) -> str:
+    """A path on a command line or in a configuration. Raises StereoError for one that neither shows as it is."""
+    text = str(path)
+    if not text.isprintable():
+        raise StereoError("is no path that can be shown", where=shown(text))
+    # "-x" is an option to all of them, and "nbd:x" a server to QEMU.
+    return f"./{text}" if text.startswith("-") or ":" in text.partition("/")[0] else text

@@ -38,8 +38,7 @@ def extract(dist: Path, manifest: Manifest, file: Path | None = None) -> Extract
         what = "has no vmlinux: hypervisors of aarch64 take the uncompressed Image, which its bzImage is"
         raise UsageError(what, where=str(dist), hint=f"give them {dist / manifest.artifacts.kernel.bzimage.file}")
     target = (file or dist / VMLINUX).absolute()
-    if target.is_dir():
-        raise UsageError("is a folder", where=str(target), hint="name a file")
+    _refuse_place(target, dist)
     with Spool() as spool:
         with OpenFile(dist / manifest.artifacts.kernel.bzimage.file) as packed:
             _refuse_altered(packed.region, manifest, dist)
@@ -49,8 +48,18 @@ def extract(dist: Path, manifest: Manifest, file: Path | None = None) -> Extract
             digest.update(chunk)
         written = not _holds(target, kernel)
         if written:
-            _write(target, kernel, manifest.build.epoch, beside=dist.resolve())
+            _write(target, kernel, manifest.build.epoch, dist=dist)
         return Extracted(target, kernel.size, digest.hexdigest(), Elf(kernel).pvh_entry(), written)
+
+
+def _refuse_place(target: Path, dist: Path) -> None:
+    """Nothing is put in the place of what cannot be had back: a device, a pipe, a file of the dist."""
+    if target.is_dir():
+        raise UsageError("is a folder", where=str(target), hint="name a file")
+    if target.exists() and not target.is_file():
+        raise UsageError("is no regular file, and would be replaced by one", where=str(target))
+    if target.name != VMLINUX and target.parent.resolve() == dist.resolve():
+        raise UsageError(f"is no name for it in a dist, where {VMLINUX} is the only one", where=str(target))
 
 
 def _refuse_altered(region: Region, manifest: Manifest, dist: Path) -> None:
@@ -71,10 +80,9 @@ def _holds(target: Path, kernel: Region) -> bool:
         return False
 
 
-def _write(target: Path, kernel: Region, epoch: int, *, beside: Path) -> None:
-    # Not in the dist: what somebody kills would stay there, and be found to be no part of it.
+def _write(target: Path, kernel: Region, epoch: int, *, dist: Path) -> None:
     parent = target.parent.resolve()
-    with scratch_folder(".vmlinux-", parent.parent if parent == beside else parent) as folder:
+    with scratch_folder(".vmlinux-", _beside(parent) if parent == dist.resolve() else parent) as folder:
         fresh = folder / target.name
         with fresh.open("xb") as out:
             for chunk in kernel.chunks():
@@ -84,3 +92,9 @@ def _write(target: Path, kernel: Region, epoch: int, *, beside: Path) -> None:
             os.utime(out.fileno(), (epoch, epoch))
             os.fsync(out.fileno())
         fresh.replace(target)
+
+
+def _beside(folder: Path) -> Path:
+    """Where what somebody kills is no part of a dist in `folder`; that itself if nothing can come from there."""
+    parent = folder.parent
+    return parent if os.access(parent, os.W_OK) and parent.stat().st_dev == folder.stat().st_dev else folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -195,3 +196,22 @@ def test_a_shell_writes_a_file_as_it_was_meant(tmp_path: Path) -> None:
     content = json.dumps({"boot_args": "a $HOME `b` \\ 'c'"}, indent=2)
     subprocess.run(["sh", "-c", str(Write("vm x.json", content))], cwd=tmp_path, check=True)
     assert (tmp_path / "vm x.json").read_text() == f"{content}\n"
+
+
+@pytest.mark.parametrize("folder", ["-rf", "nbd:server", "--help/x"])
+def test_no_path_is_taken_for_an_option_or_a_server(known: dict[Architecture, Facts], folder: str) -> None:
+    for name in ("applevirt", "qemu", "cloud-hypervisor", "firecracker"):
+        for way in ways(replace(known[AARCH64], folder=Path(folder)), name):
+            words = [word for argv in commands(way) for word in argv if folder in word]
+            assert words
+            assert all(f"./{folder}" in word or f"/{folder}" in word for word in words)
+
+
+@pytest.mark.parametrize("folder", ["two\nlines", "an \x1b escape", "no \udcff UTF-8", "a line\u2028separator"])
+def test_a_path_that_is_not_shown_as_it_is_is_told_in_place_of_a_command(
+    known: dict[Architecture, Facts], folder: str
+) -> None:
+    for name in ("applevirt", "qemu", "libvirt", "cloud-hypervisor", "firecracker"):
+        for way in ways(replace(known[AARCH64], folder=Path(folder)), name):
+            assert not way.steps
+            assert "is no path that can be shown" in way.note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,42 @@ def test_of_an_altered_bzimage_only_that_is_named(dist: Path) -> None:
     extracted(dist)
     with flipped(dist / "bzImage", 1100):
         assert {artifact for artifact, _ in failures(dist)} == {"bzImage"}
+
+
+@pytest.mark.parametrize("name", ["initrd", "bzImage", "mixtape.toml", "new"])
+def test_no_other_file_of_the_dist_is_replaced_or_added(name: str, dist: Path) -> None:
+    before = {path.name: path.read_bytes() for path in dist.iterdir()}
+    with pytest.raises(UsageError, match="vmlinux is the only one"):
+        extracted(dist, dist / ".." / dist.name / name)
+    assert {path.name: path.read_bytes() for path in dist.iterdir()} == before
+
+
+def test_what_is_no_file_is_not_replaced(dist: Path, tmp_path: Path) -> None:
+    """Else /dev/null would be gone, when root wants to throw it away."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UsageError, match="no regular file"):
+            extracted(dist, tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_dist_beside_which_nothing_can_be_written_gets_it_all_the_same(
+    dist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mount point, or lie in a folder of somebody else's."""
+    monkeypatch.setattr("stereo.hypervisors.vmlinux.os.access", lambda path, mode: path != dist.parent)
+    monkeypatch.setattr("stereo.scratch.tempfile.mkdtemp", _only_in(dist))
+    assert extracted(dist).written
+    assert (dist / "vmlinux").read_bytes() == ELF
+    assert failures(dist) == []
+
+
+def _only_in(folder: Path) -> Callable[..., str]:
+    def mkdtemp(prefix: str, dir: Path) -> str:  # noqa: A002  # as tempfile's
+        assert dir == folder
+        (folder / prefix).mkdir()
+        return str(folder / prefix)
+
+    return mkdtemp

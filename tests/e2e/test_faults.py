@@ -466,6 +466,16 @@ def test_a_killed_helper_under_load_ends_it_by_name_and_up_has_the_files(victim:
     assert victim("exec", "cat", "/home/agent/kept").stdout == f"{named}\n"
 
 
+def test_a_panic_of_its_kernel_ends_it_and_is_told(victim: Desk) -> None:
+    up(victim)
+    family = victim.family()
+    victim("exec", "-u", "root", "sh", "-c", "echo c >/proc/sysrq-trigger", status=None)
+    told = victim.until("failed")
+    assert "its kernel gave up" in told["reason"]
+    assert "sysrq triggered crash" in told["reason"]
+    assert settled(lambda: alive(family), seconds=5), alive(family)
+
+
 def test_a_killed_supervisor_under_load_is_a_crash_that_verbs_name(victim: Desk) -> None:
     up(victim)
     victim("exec", "sh", "-c", "echo crash >~/kept && sync ~/kept")

@@ -238,7 +238,10 @@ class Supervisor:
             await asyncio.sleep(0.1)  # let the console's last words arrive
             self.end(self._failure(error, _said(console)))
         else:
-            if self.ready:
+            await asyncio.sleep(0.1)  # let the console's last words arrive
+            if console.panic:
+                self.end(self._failure(StereoError(f"its kernel gave up: {console.panic}")))
+            elif self.ready:
                 self.end(End(state.STOPPED, "it was shut down from inside"))
             else:
                 self.end(self._failure(StereoError("the machine ended while it started"), _said(console)))

@@ -14,6 +14,7 @@ Sink = Callable[[bytes], None]
 _CHUNK = 1 << 16
 _LINE = 400  # characters of one line that are kept
 _WINDOW = 4096  # bytes in which an expected text is looked for
+_PANIC = b"Kernel panic - not syncing"  # what Linux says before the machine ends
 # ECMA-48 control sequences, and the strings that set a terminal's title and the like.
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]P^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 
@@ -29,6 +30,7 @@ class Console:
         self._window = b""
         self._expected: bytes | None = None
         self._seen = asyncio.Event()
+        self._panic = b""
 
     async def pump(self) -> None:
         """Pass on until the console is closed."""
@@ -38,6 +40,7 @@ class Console:
             self._look(data)
             *complete, self._partial = (self._partial + data).split(b"\n")
             self._lines.extend(line[-_LINE:] for line in complete)
+            self._panic = next((line[:_LINE] for line in complete if _PANIC in line), self._panic)
             self._partial = self._partial[-_LINE:]
 
     async def wait_for(self, text: str) -> None:
@@ -58,5 +61,13 @@ class Console:
     def tail(self) -> str:
         """The last lines, fit for a terminal and for an error message."""
         lines = [*self._lines, *([self._partial] if self._partial.strip() else [])]
-        plain = (printable(_ESCAPES.sub(b"", line).decode(errors="replace").strip("\r"), _LINE) for line in lines)
-        return "\n".join(line for line in plain if line.strip())
+        return "\n".join(line for line in map(_plain, lines) if line.strip())
+
+    @property
+    def panic(self) -> str:
+        """The line in which the guest's kernel gave up; empty if it did not. The lines after it may be many."""
+        return _plain(self._panic)
+
+
+def _plain(line: bytes) -> str:
+    return printable(_ESCAPES.sub(b"", line).decode(errors="replace").strip("\r"), _LINE)

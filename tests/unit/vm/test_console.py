@@ -72,3 +72,9 @@ def test_quoted_lines_do_not_command_a_terminal(nasty: bytes) -> None:
 @given(st.binary())
 def test_the_tail_is_printable_whatever_came(data: bytes) -> None:
     assert all(letter.isprintable() or letter in "\n\t" for letter in read(data + b"\n")[0].tail())
+
+
+def test_the_kernels_last_sentence_is_kept_however_much_follows() -> None:
+    said = [b"[    1.5] Kernel panic", b" - not syncing: \x1b[1msysrq\r\n", b"[    1.5]  call_trace\r\n" * 100]
+    assert read(*said, keep=2)[0].panic == "[    1.5] Kernel panic - not syncing: sysrq"
+    assert read(b"[    1.5] all is well\r\n")[0].panic == ""

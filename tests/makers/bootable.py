@@ -24,12 +24,13 @@ EARLY = ("virtio_blk", "virtio_mmio", "erofs", "overlay", "dm-verity")
 LATE = ("drivers/net/virtio_net.ko.xz", "net/vmw_vsock/vmw_vsock_virtio_transport.ko.xz")
 
 
-def make_initrd(*modules: str) -> Files:
-    """An initrd with these modules."""
+def make_initrd(*modules: str, loaded: tuple[str, ...] | None = None) -> Files:
+    """An initrd with these modules, which loads those that are `loaded`: by default all of them."""
     folders = {path: directory() for path in ("/", "/lib", "/lib/modules")}
     return {
         **folders,
         "/init": file(b"#!/bin/sh\n", 0o755),
+        "/modules.list": file("".join(f"/lib/modules/{name}.ko\n" for name in loaded or modules).encode()),
         **{f"/lib/modules/{name}.ko": file(b"module") for name in modules},
     }
 

@@ -55,12 +55,17 @@ class BzImage:
         assert isinstance(value, int)
         return value
 
+    @property
+    def compression(self) -> str:
+        """By what the kernel is packed, "zstd" for instance; "" if that is not known."""
+        head = self.payload.read(0, min(4, self.payload.size))
+        return "zstd" if head == zst.MAGIC else _OTHER_COMPRESSION.get(head[:2], "")
+
     def unpack(self, spool: zst.Spool) -> Region:
         """The ELF kernel, in `spool`. Raises FormatError when it is packed otherwise, damaged or no such kernel."""
-        head = self.payload.read(0, min(4, self.payload.size))
-        if head != zst.MAGIC:
-            what = _OTHER_COMPRESSION.get(head[:2], "in a way that is not known")
-            raise self.payload.fault(f"is packed by {what}, which is not supported; Debian's kernels are by zstd")
+        if self.compression != "zstd":
+            what = f"by {self.compression}" if self.compression else "in a way that is not known"
+            raise self.payload.fault(f"is packed {what}, which is not supported; Debian's kernels are by zstd")
         packed, size = self.payload.size - 4, int.from_bytes(self.payload.read(self.payload.size - 4, 4), "little")
         if size > LARGEST_KERNEL:
             raise self.payload.fault(f"would unpack to {size} bytes, more than {LARGEST_KERNEL}")

@@ -7,6 +7,7 @@ is missing or damaged becomes a `Fault` that says so: only the manifest has to b
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.kernel import Image, Kernel, kernel_form
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.qcow2 import Qcow2
-from stereo.artifacts.region import FormatError, OpenFile, Region
+from stereo.artifacts.region import LARGEST_READ, FormatError, OpenFile, Region
 from stereo.artifacts.tree import Entry, Kind, Tree
 from stereo.artifacts.vfat import Vfat
 from stereo.artifacts.zst import Spool
-from stereo.errors import UsageError
+from stereo.errors import UsageError, shown
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import Manifest
 
@@ -33,6 +34,8 @@ LONGEST_CMDLINE = 2047
 """Bytes that a kernel takes of its command line: COMMAND_LINE_SIZE of both architectures, less the NUL."""
 
 _MODULES = "/usr/lib/modules/"
+_LOADED = "/modules.list"  # of the initrd: its modules, in the order in which its init loads them
+_DEPENDS = re.compile(rb"(?:^|\0)depends=([A-Za-z0-9_,-]+)\0")
 _LARGEST_LIST = 1 << 20
 _LARGEST_CMDLINE = 64 << 10
 _MOST_ENTRIES = 1_000_000
@@ -75,7 +78,7 @@ class KernelFacts:
 class Payload:
     """What a loader starts: from files of the dist, or from the unified kernel image of the disk.
 
-    `drivers` are the modules that its initrd brings, by the kernel's names.
+    `drivers` are the modules that its initrd loads, by the kernel's names.
     """
 
     kernel: KernelFacts | Fault
@@ -237,9 +240,14 @@ def _text(region: Region, most: int) -> str:
 
 def _kernel(region: Region, *, unpack: bool) -> KernelFacts:
     form = kernel_form(region)
+    if form in (Kernel.BZIMAGE, Kernel.IMAGE) and region.read(0, 2) == b"MZ":
+        Pe(region)  # an EFI program, too, whose sections tell whether it is all there
     if form is Kernel.BZIMAGE:
         packed = BzImage(region)
-        entry = told(lambda: _entry(packed)) if unpack else None
+        entry: int | Fault | None = None
+        if unpack:
+            # What nobody here can unpack its own loader may; what is damaged it cannot.
+            entry = _entry(packed) if packed.compression == "zstd" else told(lambda: _entry(packed))
         return KernelFacts(form, Architecture.X86_64, min(packed.cmdline_size, LONGEST_CMDLINE), entry)
     if form is Kernel.IMAGE:
         Image(region)
@@ -265,11 +273,31 @@ def _pe_architecture(image: Pe) -> Architecture:
 
 
 def _initrd(region: Region) -> frozenset[str]:
+    """The modules that /init loads: those of its list, each after what it needs, or it stops there."""
     with Cpio(region) as archive:
-        files = [entry.path for entry in _entries(archive) if entry.kind is Kind.FILE]
-    if "/init" not in files:
-        raise region.fault("an initrd without /init")
-    return frozenset(_module(path) for path in files if ".ko" in path.rpartition("/")[2])
+        files = {entry.path: entry for entry in _entries(archive) if entry.kind is Kind.FILE}
+        for name in ("/init", _LOADED):
+            if name not in files:
+                raise region.fault(f"an initrd without {name}")
+        loaded: set[str] = set()
+        for path in _text(archive.content(files[_LOADED]), _LARGEST_LIST).split():
+            if path not in files:
+                raise region.fault(f"an initrd without {shown(path, 100)}, which it loads")
+            needed = _needed_modules(archive.content(files[path]))
+            if missing := sorted(needed - loaded):
+                raise region.fault(
+                    f"{shown(path, 100)} needs {', '.join(missing)}, which the initrd does not load before"
+                )
+            loaded.add(_module(path))
+    return frozenset(loaded)
+
+
+def _needed_modules(module: Region) -> set[str]:
+    """What it says that has to be loaded before it: `depends=` of its .modinfo, which is never what is built in."""
+    if module.size > LARGEST_READ:
+        raise module.fault(f"a module of {module.size} bytes")
+    found = _DEPENDS.search(module.read(0, module.size))
+    return set(map(_module, found[1].decode("ascii").split(","))) if found else set()
 
 
 def _cmdline(region: Region) -> str:

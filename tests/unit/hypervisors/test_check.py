@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from makers.altering import reseal
 from makers.bootable import EARLY, make_bootable, make_initrd, make_system
-from makers.disk import make_cpio
-from makers.kernels import PVH_ENTRY, make_bzimage, make_elf, make_image
+from makers.disk import make_cpio, make_pe
+from makers.kernels import PVH_ENTRY, as_kernel, make_bzimage, make_elf, make_image
+from makers.node import file
 from stereo.artifacts.kernel import Kernel
 from stereo.artifacts.region import Region
 from stereo.assemble.dist import read_manifest
@@ -315,3 +316,42 @@ def test_no_altered_byte_breaks_the_check(tmp_path: Path, name: str, changes: li
 def test_modules_of_an_initrd_are_told_by_the_kernels_names(names: list[str]) -> None:
     found = _initrd(Region.of_bytes(make_cpio(make_initrd(*names)), "initrd"))
     assert found == {name.replace("-", "_") for name in names}
+
+
+def test_a_module_that_is_there_and_not_loaded_is_none(tmp_path: Path) -> None:
+    folder = made(tmp_path, initrd=make_initrd(*EARLY, loaded=EARLY[1:]))
+    assert refused(folder)["devices"] == f"neither kernel nor initrd has {EARLY[0]}"
+
+
+def test_a_module_that_the_initrd_loads_and_lacks_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path, initrd=make_initrd(*EARLY, loaded=("dm-mod", *EARLY)))
+    assert "without /lib/modules/dm-mod.ko, which it loads" in refused(folder)["initrd"]
+
+
+def test_an_initrd_without_a_list_of_modules_is_refused(tmp_path: Path) -> None:
+    files = {path: node for path, node in make_initrd(*EARLY).items() if path != "/modules.list"}
+    assert "an initrd without /modules.list" in refused(made(tmp_path, initrd=files))["initrd"]
+
+
+@pytest.mark.parametrize(
+    ("before", "missing"), [((), "dm_bufio, dm_mod"), (("dm-mod",), "dm_bufio"), (("dm-mod", "dm-bufio"), "")]
+)
+def test_what_a_module_needs_is_loaded_before_it(before: tuple[str, ...], missing: str, tmp_path: Path) -> None:
+    """As kernel modules say it: in .modinfo."""
+    files = make_initrd(*before, *EARLY)
+    files["/lib/modules/dm-verity.ko"] = file(b"\x7fELF\0license=GPL\0depends=dm-mod,dm-bufio\0intree=Y\0")
+    found = refused(made(tmp_path, initrd=files)).get("initrd", "")
+    assert (f"/lib/modules/dm-verity.ko needs {missing}, which" in found) if missing else not found
+
+
+def test_a_kernel_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    """By what it says as an EFI program: an arm64 Image tells its size nowhere else."""
+    whole = as_kernel(make_pe([(".text", bytes(20000))], machine=0xAA64), AARCH64)
+    assert "kernel" not in refused(made(tmp_path / "whole", AARCH64, bzimage=whole))
+    assert "outside its" in refused(made(tmp_path / "cut", AARCH64, bzimage=whole[:-9000]))["kernel"]
+
+
+def test_a_kernel_that_does_not_unpack_starts_nowhere(tmp_path: Path) -> None:
+    packed = bytearray(make_bzimage(make_elf(text=200_000)))
+    packed[-20:-12] = bytes(8)
+    assert "is damaged" in refused(made(tmp_path, bzimage=bytes(packed)))["kernel"]

@@ -70,7 +70,8 @@ class AppleMachine:
         """Wait until vfkit runs the machine, and have its channels. Raises StereoError."""
         self.console, far = await pair()
         self._log = TailLog(self._wiring.console, far.writer)
-        self._tasks = [asyncio.create_task(self._log.follow()), asyncio.create_task(_ignore(far.reader))]
+        work = (self._log.follow(), self._log.keep_small(), _ignore(far.reader))
+        self._tasks = [asyncio.create_task(each) for each in work]
         give_up = time.monotonic() + _START_SECONDS
         while await self._state() != RUNNING:
             if self._vfkit.status is not None or time.monotonic() > give_up:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from stereo.errors import StereoError, shown
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")  # none that a shell's * leaves out
 _LARGEST = 32 << 10  # bytes; an SMBIOS table counts all its strings in 16 bits
 _FOLDER = "credentials"
 _IS_FOLDER, _IS_FILE = 0o040700, 0o100400
@@ -22,7 +22,7 @@ _ALIGNMENT = 4  # of archives, and in them; see the kernel's driver-api/early-us
 def check(credentials: Mapping[str, str]) -> None:
     """Raises StereoError for what no machine can be given."""
     for name, value in credentials.items():
-        if not _NAME.fullmatch(name) or name in (".", "..") or len(value.encode()) > _LARGEST:
+        if not _NAME.fullmatch(name) or len(value.encode()) > _LARGEST:
             raise StereoError(f"the credential {shown(repr(name))} cannot be given to a machine")
 
 

@@ -15,7 +15,7 @@ from stereo.artifacts.tree import Kind, find
 from stereo.errors import StereoError
 from stereo.vm.credentials import behind_initrd, check, smbios_string
 
-NAMES = st.text("abcXYZ019._-", min_size=1, max_size=200).filter(lambda name: name not in (".", ".."))
+NAMES = st.text("abcXYZ019._-", min_size=1, max_size=200).filter(lambda name: not name.startswith("."))
 VALUES = st.text(max_size=300)
 
 
@@ -50,7 +50,7 @@ def test_firmware_carries_any_text() -> None:
     assert base64.b64decode(value).decode() == "a=b,\nü"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a b", "a=b", "a\n", "ü", "x" * 201])
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../x", "a b", "a=b", "a\n", "ü", "x" * 201])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(StereoError, match="cannot be given to a machine"):
         check({name: "value"})

@@ -87,6 +87,44 @@ def test_the_console_is_followed_and_its_file_stays_small(
     assert path.stat().st_blocks * 512 <= 16384  # of 120 kB
 
 
+@pytest.mark.parametrize("appends", [True, False])
+def test_a_guest_that_says_more_than_anybody_hears_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appends: bool
+) -> None:
+    monkeypatch.setattr(taillog, "_PAUSE", 0.0)
+    monkeypatch.setattr(taillog, "_MOST", 4 << 20)
+    path = tmp_path / "serial.log"
+
+    async def heard(reader: asyncio.StreamReader) -> int:
+        size, last = 0, b""
+        while b"heard" not in last:
+            piece = await reader.read(1 << 16)
+            size, last = size + len(piece), last[-4:] + piece
+        return size
+
+    async def run() -> int:
+        near, far = await pair()
+        log = TailLog(path, far.writer)
+        tasks = [asyncio.create_task(log.follow()), asyncio.create_task(log.keep_small())]
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if appends else 0))
+        for _ in range(50):
+            os.write(descriptor, b"x" * (1 << 20))
+            for _ in range(3):
+                await asyncio.sleep(0)  # nobody reads `near`
+        assert path.stat().st_blocks * 512 <= 6 << 20
+        listening = asyncio.create_task(heard(near.reader))
+        while not listening.done():  # who listens again hears what is said from then on
+            os.write(descriptor, b"heard")
+            await asyncio.sleep(0.01)
+        os.close(descriptor)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return await listening
+
+    assert asyncio.run(run()) < 20 << 20
+
+
 def test_the_console_is_not_read_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "serial.log").symlink_to(tmp_path / "secret")

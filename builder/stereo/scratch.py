@@ -22,7 +22,8 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """
     parent = parent or Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent, prefix)
+    for left in left_behind(prefix, parent):
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).absolute()
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -33,14 +34,17 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _sweep(parent: Path, prefix: str) -> None:
+def left_behind(prefix: str, parent: Path) -> Iterator[Path]:
+    """The folders of ours in `parent` whose owner is dead; each is held against all others until the next is asked for.
+
+    One that is empty may be just made and not yet locked, and is not among them.
+    """
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                ours = os.fstat(descriptor).st_uid == os.geteuid()
-                if ours and any(folder.iterdir()):  # an empty one may be just made and not yet locked
-                    shutil.rmtree(folder, ignore_errors=True)
+                if os.fstat(descriptor).st_uid == os.geteuid() and any(folder.iterdir()):
+                    yield folder
             finally:
                 os.close(descriptor)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from makers.dying import deaths
-from stereo.scratch import scratch_folder
+from stereo.scratch import left_behind, scratch_folder
 
 
 def test_it_is_private_and_gone_at_the_end(tmp_path: Path) -> None:
@@ -30,6 +30,20 @@ def test_what_a_dead_owner_left_goes_and_what_a_living_one_has_stays(tmp_path: P
             assert (living / "file").exists()
             assert not (tmp_path / "it-dead").exists()
     assert (tmp_path / "other/file").exists()
+
+
+def test_what_was_left_behind_is_held_while_somebody_looks_at_it(tmp_path: Path) -> None:
+    for name in ("it-one", "it-empty", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "it-one/file").touch()
+    with scratch_folder("it-", tmp_path / "elsewhere"):
+        found = left_behind("it-", tmp_path)
+        assert next(found) == tmp_path / "it-one"
+        with scratch_folder("it-", tmp_path):
+            assert (tmp_path / "it-one/file").exists()
+        assert list(found) == []
+        assert list(left_behind("it-", tmp_path)) == [tmp_path / "it-one"]
+        assert list(left_behind("it-", tmp_path / "elsewhere")) == []
 
 
 def test_killed_while_it_works_the_next_sweeps(tmp_path: Path) -> None:

@@ -19,14 +19,6 @@ LARGEST_KERNEL = 128 << 20
 _SETUP_SECTS, _VERSION, _CMDLINE_SIZE, _PAYLOAD = 0x1F1, 0x206, 0x238, 0x248
 _WINDOW = 128 << 20  # the kernel is packed by `zstd --ultra -22`; no more of it is touched than the kernel is large
 _OLDEST = 0x208  # the first version of the protocol whose header tells where the payload is
-_OTHER_COMPRESSION = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7": "xz",
-    b"BZ": "bzip2",
-    b"\x02!": "lz4",
-    b"\x89L": "lzo",
-    b"\x5d\0": "lzma",
-}
 
 
 class BzImage:
@@ -59,7 +51,7 @@ class BzImage:
     def compression(self) -> str:
         """By what the kernel is packed, "zstd" for instance; "" if that is not known."""
         head = self.payload.read(0, min(4, self.payload.size))
-        return "zstd" if head == zst.MAGIC else _OTHER_COMPRESSION.get(head[:2], "")
+        return "zstd" if head == zst.MAGIC else zst.OTHERS.get(head[:2], "")
 
     def unpack(self, spool: zst.Spool) -> Region:
         """The ELF kernel, in `spool`. Raises FormatError when it is packed otherwise, damaged or no such kernel."""

@@ -18,15 +18,6 @@ _TRAILER = b"TRAILER!!!"
 LARGEST_CONTENT = 512 << 20
 """Bytes that a compressed initrd may unpack to."""
 
-_OTHER_COMPRESSION = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7": "xz",
-    b"BZ": "bzip2",
-    b"\x02!": "lz4",
-    b"\x89L": "lzo",
-    b"\x5d\0": "lzma",
-}
-
 
 class Cpio:
     """An initrd. Later archives and later entries replace earlier ones, as in the kernel.
@@ -84,7 +75,7 @@ class Cpio:
                 self._scan(spool.fill(region.part(at, region.size - at), LARGEST_CONTENT))
                 return
             else:
-                what = _OTHER_COMPRESSION.get(head[:2])
+                what = zst.OTHERS.get(head[:2])
                 raise region.fault(f"{what} is not supported" if what else f"neither cpio nor zstd at byte {at}")
 
     def _archive(self, region: Region, at: int) -> int:

@@ -17,6 +17,15 @@ import zstandard
 from stereo.artifacts.region import CHUNK, Region
 
 MAGIC = b"\x28\xb5\x2f\xfd"
+OTHERS = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7": "xz",
+    b"BZ": "bzip2",
+    b"\x02!": "lz4",
+    b"\x89L": "lzo",
+    b"\x5d\0": "lzma",
+}
+"""What else kernels and initrds are packed by, for messages: by the first two bytes."""
 _SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte of 0x50 to 0x5f
 _READ = 256 << 10
 

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stereo.artifacts import elf
 from stereo.build.sandbox import enclosed, mount_point
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.process import CommandFailed, run
 
-_MACHINE = {Architecture.X86_64: 0x3E, Architecture.AARCH64: 0xB7}  # e_machine, elf(5)
+_MACHINE = {Architecture.X86_64: elf.X86_64, Architecture.AARCH64: elf.AARCH64}
 _EXIT_0 = {
     # mov eax, 60; xor edi, edi; syscall
     Architecture.X86_64: bytes.fromhex("b83c000000 31ff 0f05"),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Examples:
   stereo build opencode-mixtape                        dist/opencode-mixtape/dev-REVISION/x86_64/
   stereo build opencode-mixtape --version 2026.01.31.0 a release
+  stereo build opencode-mixtape --arch aarch64         for a Mac, or another machine than this one
   stereo build opencode-mixtape-dev --quick            for the inner loop: your SSH key, light compression
   stereo build coder --offline                         from the store alone
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stereo.cli.options import dist_argument, keep
+from stereo.cli.options import ARCHITECTURE, dist_argument, keep
 from stereo.cli.output import Output, columns, safe, speaking
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Exit status: 0 it fits each of them in some form, 1 it does not, or is no dist, 
 @click.option(
     "--for", "names", multiple=True, type=click.Choice(_NAMES), help="A hypervisor, may be given again; default: all."
 )
-@click.option("--arch", type=click.Choice(["x86_64", "aarch64"]), help="The architecture that is wanted.")
+@click.option("--arch", type=ARCHITECTURE, help="The architecture that is wanted.")
 @speaking(as_json=True)
 def check(out: Output, folder: Path, names: tuple[str, ...], arch: str | None) -> int:
     """Say whether a dist fits hypervisors, and why not; print the shortest command that starts it."""

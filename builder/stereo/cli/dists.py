@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stereo.cli.measure import amount
-from stereo.cli.options import ARCHITECTURES
+from stereo.cli.options import ARCHITECTURE
 from stereo.cli.output import Output, columns, safe, speaking
 from stereo.errors import StereoError, UsageError
 
@@ -132,7 +132,7 @@ Examples:
 Exit status: 0 removed, or only shown; 1 it is in use; 2 there is no such dist.""",
 )
 @click.argument("reference", metavar="NAME[:VERSION]", shell_complete=_complete)
-@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Only those for that machine; default: all.")
+@click.option("--arch", type=ARCHITECTURE, help="Only those for that machine; default: all.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @speaking(as_json=True)

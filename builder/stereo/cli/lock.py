@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stereo.cli.options import arch_option, locks_option, mirror_option, mixtape_argument, this_machine
+from stereo.cli.options import ARCHITECTURE, locks_option, mirror_option, mixtape_argument, this_machine
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
@@ -36,6 +36,7 @@ class Change:
     epilog="""\b
 Examples:
   stereo lock opencode-mixtape            decide anew, and write manifests/opencode-mixtape-ARCH.lock
+  stereo lock opencode-mixtape --arch aarch64
   stereo lock opencode-mixtape --diff     only tell what would change (exit status 1 if anything)
   stereo lock tools                       what builds the images, on hosts of every architecture
   stereo lock test-tools                  other projects' programs, for the test suite and the benchmark
@@ -47,7 +48,7 @@ Debian's signatures. Twice on the same mirror gives the same file.""",
 @mixtape_argument(required=False)
 @click.option("--all", "everything", is_flag=True, help="Lock all tools and every mixtape.")
 @click.option("--diff", "only_diff", is_flag=True, help="Write nothing; tell what would change.")
-@arch_option
+@click.option("--arch", type=ARCHITECTURE, help="Lock for that architecture alone; default: for all it is made for.")
 @locks_option
 @mirror_option
 @speaking(as_json=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +19,29 @@ if TYPE_CHECKING:
     from stereo.model.mixtape import Mixtape
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-ARCHITECTURES = ("x86_64", "aarch64")  # model.Architecture, spelled out: importing it would slow down every --help
 _BACKENDS = ("qemu", "applevirt")  # vm.backends.BackendName, likewise
 _LONGEST_KEY = 16 * 1024
 DEV_KEY = "ssh-key.pub"
+
+
+class _ArchitectureType(click.Choice[str]):
+    """A model.Architecture, spelled out: importing it would slow down every --help."""
+
+    def __init__(self) -> None:
+        super().__init__(("x86_64", "aarch64"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            from stereo.model.architecture import Architecture
+
+            with suppress(ValueError):  # macOS, Debian and Go have another name for it
+                self.fail(f"{error.message} Did you mean {Architecture.from_machine(value)}?", param, ctx)
+            raise
+
+
+ARCHITECTURE = _ArchitectureType()
 
 
 def _complete_mixtape(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -37,13 +57,13 @@ def mixtape_argument(*, required: bool = True) -> Callable[[Verb], Verb]:
 def arch_option(verb: Verb) -> Verb:
     """--arch"""
     text = "Architecture of the image; default: this machine's, if the mixtape has it."
-    return click.option("--arch", type=click.Choice(ARCHITECTURES), help=text)(verb)
+    return click.option("--arch", type=ARCHITECTURE, help=text)(verb)
 
 
 def guest_arch_option(verb: Verb) -> Verb:
     """--arch of a machine"""
     text = "Architecture of the dist in the local store; default: the sandbox's, else this machine's."
-    return click.option("--arch", type=click.Choice(ARCHITECTURES), help=text)(verb)
+    return click.option("--arch", type=ARCHITECTURE, help=text)(verb)
 
 
 def backend_option(verb: Verb) -> Verb:

@@ -17,6 +17,7 @@ from stereo.paths import Cache
 Example:
   stereo render opencode-mixtape -o /tmp/tree && cat /tmp/tree/build
   stereo render base -o /tmp/tree --no-inputs          only to read: without the packages
+  stereo render base -o /tmp/tree --arch aarch64
 
 The script `build` in it builds the same image by hand, with plain mkosi and without a network."""
 )

@@ -98,6 +98,7 @@ def _outside(folder: Folder) -> dict[str, Any]:
         "jcard": record.jcard if record else None,
         "network": record.network if record else None,
         "backend": record.backend if record else None,
+        "arch": record.arch or None if record else None,
         "ssh_port": record.ssh_port if record else None,
     }
 
@@ -125,6 +126,7 @@ def _text(told: Mapping[str, Any]) -> str:
     rows.append(("mixtape", told["mixtape"]))
     rows.append(("network", told["network"]))
     rows.append(("backend", told["backend"]))
+    rows.append(("architecture", told["arch"]))
     if told["state"] == "running":
         rows.append(("guest", f"{told.get('guest', 'silent')} {told.get('guest_error', '')}"))
         rows.append(("ssh", f"127.0.0.1:{told['ssh_port']}" if told["ssh_port"] else "not available"))

@@ -196,6 +196,8 @@ def _compare(out: Output, job: Job) -> None:
     if changes:
         fixed = [what for what, live in changes if not live]
         hint = f"stereo down and stereo up, for {', '.join(fixed)}" if fixed else "stereo apply"
+        if kept := [what for what in fixed if what in ("backend", "architecture")]:  # those of its disk
+            hint = f"a sandbox stays with its {' and '.join(kept)}: `stereo destroy {job.name}` gives it up"
         what = ", ".join(what for what, _ in changes)
         raise StereoError(f"{job.name} is running with another jcard: {what} changed", hint=hint)
     if out.json:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from stereo.hypervisors.known import MACHINE
 from stereo.model.architecture import Architecture
 from stereo.vm.machine import Disk, KernelBoot
 from stereos_guest.protocol import PORT_NAME
 
-_MACHINE = {Architecture.X86_64: "q35", Architecture.AARCH64: "virt"}
 Element = ElementTree.Element
 
 
@@ -40,7 +40,7 @@ def domain_xml(name: str, arch: Architecture, disk: Disk, kernel: KernelBoot | N
 
 def _boot(domain: Element, arch: Architecture, kernel: KernelBoot | None) -> None:
     os = _add(domain, "os", **({} if kernel else {"firmware": "efi"}))
-    _add(os, "type", "hvm", arch=str(arch), machine=_MACHINE[arch])
+    _add(os, "type", "hvm", arch=str(arch), machine=MACHINE[arch])
     if kernel is None:
         # The kernel image is not signed for it: whoever has its root hash knows what boots.
         _add(_add(os, "firmware"), "feature", enabled="no", name="secure-boot")

@@ -20,6 +20,8 @@ from stereo.model.architecture import Architecture
 X86_64, AARCH64 = Architecture.X86_64, Architecture.AARCH64
 SERIAL = {X86_64: "ttyS0", AARCH64: "ttyAMA0"}
 VIRTIO_CONSOLE = "hvc0"
+MACHINE = {X86_64: "q35", AARCH64: "virt"}
+"""What QEMU, and so libvirt, calls the board."""
 
 
 @dataclass(frozen=True)

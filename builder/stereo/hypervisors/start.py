@@ -17,7 +17,7 @@ from stereo.errors import StereoError, shown
 from stereo.hypervisors.domain import domain_xml
 from stereo.hypervisors.facts import Facts, Fault, KernelFacts
 from stereo.hypervisors.judge import FILES, Judged
-from stereo.hypervisors.known import VIRTIO_CONSOLE
+from stereo.hypervisors.known import MACHINE, VIRTIO_CONSOLE
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import VMLINUX
 from stereo.vm import vfkit_command
@@ -32,7 +32,6 @@ GUEST_CID = 3
 CONTROL = "control.sock"
 """What a command makes where it is run: the control channel. Beside it are copies of disks, which are written to."""
 
-_MACHINE = {Architecture.X86_64: "q35", Architecture.AARCH64: "virt"}
 _FIRMWARE = {
     Architecture.X86_64: "/usr/share/ovmf/OVMF.fd",
     Architecture.AARCH64: "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
@@ -121,7 +120,7 @@ class _Start:
         yield Run(
             (
                 f"qemu-system-{self._arch}",
-                *("-machine", f"{_MACHINE[self._arch]},accel=kvm:tcg", "-cpu", "max"),
+                *("-machine", f"{MACHINE[self._arch]},accel=kvm:tcg", "-cpu", "max"),
                 *("-smp", f"{CPUS}", "-m", f"{MEMORY}", "-nographic"),
                 *boot,
                 *("-drive", f"if=virtio,format={self._format},snapshot=on,file={disk}"),

@@ -10,7 +10,6 @@ What the framework has no way for is refused where the command line is made: see
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from stereo import process
 from stereo.errors import StereoError
-from stereo.scratch import scratch_folder
+from stereo.scratch import left_behind, scratch_folder
 from stereo.vm import credentials, leash, vfkit_command, vsockgate
 from stereo.vm.child import Child
 from stereo.vm.clone import clone
@@ -213,8 +212,8 @@ def _append(initrd: Path, secrets: Mapping[str, str], target: Path) -> None:
 
 async def end_orphans(parent: Path = SHORT) -> None:
     """Switch off what a killed process of ours has left running, which only happens if its leash was killed too."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        if _is_left(folder) and (folder / _REST).is_socket():
+    for folder in left_behind(_PREFIX, parent):
+        if (folder / _REST).is_socket():
             rest = Rest(folder / _REST)
             with suppress(StereoError):  # until nobody is there who could answer
                 await asyncio.to_thread(rest.change, HARD_STOP)
@@ -222,21 +221,6 @@ async def end_orphans(parent: Path = SHORT) -> None:
                 while time.monotonic() < give_up:
                     await asyncio.to_thread(rest.state)
                     await asyncio.sleep(_POLL_SECONDS)
-
-
-def _is_left(folder: Path) -> bool:
-    """Whether that is a folder of ours whose owner is dead; see `scratch`."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_uid == os.geteuid()
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 async def _ignore(reader: asyncio.StreamReader) -> None:

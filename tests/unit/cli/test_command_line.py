@@ -89,6 +89,16 @@ def test_wrong_words_are_exit_status_2_and_nothing_on_stdout(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("words", [["build", "base"], ["up"], ["check", "."], ["dists", "remove", "base"]])
+def test_an_architecture_may_be_known_by_another_name_elsewhere(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([*words, "--arch", "arm64"]) == 2
+    assert "'arm64' is not one of 'x86_64', 'aarch64'. Did you mean aarch64?" in capsys.readouterr().err
+    assert app.run([*words, "--arch", "sparc"]) == 2
+    assert "Did you mean" not in capsys.readouterr().err
+
+
 def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     app.run(["shwo"])
     assert "did you mean 'show'?" in capsys.readouterr().err

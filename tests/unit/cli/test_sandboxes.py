@@ -16,6 +16,7 @@ from stereo.assemble.place import publish
 from stereo.cli import machines
 from stereo.cli.app import run
 from stereo.dists.use import in_use
+from stereo.model.architecture import Architecture
 from stereo.sandbox import launch
 from stereo.sandbox.client import kill
 from stereo.sandbox.state import Folder, all_folders, users_of_dists
@@ -102,6 +103,17 @@ def test_up_with_another_jcard_names_what_changed_and_the_way(
     said = capsys.readouterr().err
     assert f"{what} changed" in said
     assert hint in said
+
+
+def test_a_running_sandbox_keeps_its_architecture_and_says_what_gives_it_up(
+    write: Write, capsys: Capture, tmp_path: Path
+) -> None:
+    run(["up"])
+    capsys.readouterr()
+    make_dist(tmp_path / "arm", arch=Architecture.AARCH64)
+    (tmp_path / "box/jcard.toml").write_text(f'mixtape = "{tmp_path}/arm"\nsecrets.KEY = "${{KEY}}"')
+    assert run(["up"]) == 1
+    assert "stays with its architecture: `stereo destroy box`" in capsys.readouterr().err
 
 
 def test_up_without_a_jcard_says_how_to_get_one(capsys: Capture) -> None:
@@ -194,6 +206,7 @@ def test_status_shows_the_machine_and_its_agents(write: Write, capsys: Capture) 
     status = told(capsys)
     assert status["agents"][0]["name"] == "worker"
     assert status["mixtape"] == "sample-mixtape:2026.01.02.0"
+    assert status["arch"] == "x86_64"
 
 
 def test_list_shows_what_runs_and_what_does_not(write: Write, capsys: Capture) -> None:

@@ -95,7 +95,11 @@ def apply(out: Output, config: Path) -> None:
     from stereo.sandbox.state import Folder
 
     job = read_job(config, os.environ, out.report)
-    job = _with_backend(job, Folder(job.name), None)
+    folder = Folder(job.name)
+    record = folder.record()
+    job = _with_backend(
+        job, folder, record.backend if record else None
+    )  # that it runs by, whatever would be by default
 
     async def ask() -> Mapping[str, Any]:
         async with connected(job.name) as control:

@@ -164,6 +164,10 @@ def _stored(reference: str, store: Path, arch: str) -> Dist:
     else:
         named = [entry for entry in here if entry.version == version]
         if not named:
+            if elsewhere := [entry.arch for entry in found if entry.version == version]:
+                hint = f"`stereo build {name} --arch {arch}` makes one; --arch {elsewhere[0]} takes the other"
+                what = f"{name} {version} is there for {', '.join(elsewhere)}, not for {arch}"
+                raise UsageError(what, where=str(store), hint=hint)
             known = nearest(version, [LATEST, *(entry.version for entry in here)])
             raise UsageError(f"there is no version {version} of {name}", where=str(store), hint=known)
         entry = named[0]

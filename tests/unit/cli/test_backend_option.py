@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from makers.dist import make_dist
 from stereo.cli.app import run
-from stereo.sandbox.state import sandboxes
+from stereo.sandbox.job import Job
+from stereo.sandbox.state import Folder, Record, sandboxes
 
 Write = Callable[[str], None]
 
@@ -67,3 +70,31 @@ def test_boot_of_a_qcow2_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     manifest.write_text(manifest.read_text().replace("x86_64-linux", "aarch64-linux"))
     assert run(["boot", "dist", "--backend", "applevirt", "--with", "qcow2", "--until", "ready"]) == 1
     assert "raw disks only" in capsys.readouterr().err
+
+
+def test_changes_go_to_a_sandbox_by_whatever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who began it with --backend has no such option for `apply`, and needs none."""
+    folder = Folder("box")
+    folder.make()
+    folder.write(Record("box", "/j", "base:1", "/dist", "0" * 64, 0.0, disk=1 << 30, backend="qemu"))
+    asked: list[Job] = []
+
+    @asynccontextmanager
+    async def connected(name: str) -> AsyncIterator[Asked]:
+        yield Asked(asked)
+
+    monkeypatch.setattr("stereo.sandbox.client.connected", connected)
+    monkeypatch.setenv("STEREO_BACKEND", "applevirt")
+    assert run(["apply"]) == 0
+    assert [job.backend for job in asked] == ["qemu"]
+
+
+class Asked:
+    """The supervisor of a sandbox, which notes what it is asked for."""
+
+    def __init__(self, asked: list[Job]) -> None:
+        self._asked = asked
+
+    async def request(self, kind: str, body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        self._asked.append(Job.decode(body["job"]))
+        return {"notes": [], "changes": []}

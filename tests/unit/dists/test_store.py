@@ -164,6 +164,15 @@ def test_another_architecture_is_no_substitute(shelf: Shelf) -> None:
         shelf.resolve("base")
 
 
+def test_a_version_of_another_architecture_is_not_said_to_be_missing(shelf: Shelf) -> None:
+    shelf.built("base", "2026.01.31.0", "aarch64")
+    shelf.built("base", "2026.01.30.0")
+    with pytest.raises(
+        UsageError, match=r"base 2026.01.31.0 is there for aarch64, not for x86_64.*--arch aarch64 takes the other"
+    ):
+        shelf.resolve("base:2026.01.31.0")
+
+
 def test_an_empty_store_says_how_to_fill_it(shelf: Shelf) -> None:
     assert entries(shelf.store) == ()
     with pytest.raises(UsageError, match="`stereo build base` makes one"):

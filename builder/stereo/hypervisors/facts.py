@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from stereo.artifacts import gpt
+from stereo.artifacts import gpt, qcow2
 from stereo.artifacts.bzimage import BzImage
 from stereo.artifacts.cpio import Cpio
 from stereo.artifacts.elf import AARCH64, X86_64, Elf
@@ -137,7 +137,7 @@ class _Reader:
     def facts(self, folder: Path) -> Facts:
         names = self._manifest.artifacts
         disks = {
-            "raw": told(lambda: _Disk("raw", self._open(names.raw.file))),
+            "raw": told(lambda: _Disk("raw", _raw(self._open(names.raw.file)))),
             "qcow2": told(lambda: _Disk("qcow2", Qcow2(self._open(names.qcow2.file)).content())),
         }
         # Whichever is here and sound: they are the same, as verify proves.
@@ -208,6 +208,13 @@ class _Disk:
         if len(rows) != 1:
             raise self._content.fault(f"has {len(rows)} of what there must be one: {what}")
         return gpt.partition_region(self._content, rows[0])
+
+
+def _raw(disk: Region) -> Region:
+    if disk.read(0, min(4, disk.size)) == qcow2.MAGIC:
+        # With a backing file that is any file of the host's: Cloud Hypervisor looks at the format by itself.
+        raise disk.fault("begins as qcow2 does, and would be taken for that")
+    return disk
 
 
 def _facts(disk: _Disk | Fault) -> DiskFacts | Fault:

@@ -355,3 +355,13 @@ def test_a_kernel_that_does_not_unpack_starts_nowhere(tmp_path: Path) -> None:
     packed = bytearray(make_bzimage(make_elf(text=200_000)))
     packed[-20:-12] = bytes(8)
     assert "is damaged" in refused(made(tmp_path, bzimage=bytes(packed)))["kernel"]
+
+
+def test_a_raw_disk_that_could_be_taken_for_qcow2_is_refused(tmp_path: Path) -> None:
+    """Its boot code is nobody's business but that of who guesses formats."""
+    folder = made(tmp_path)
+    with (folder / "stereos.img").open("r+b") as disk:
+        disk.write(b"QFI\xfb\0\0\0\3")
+    assert "begins as qcow2" in refused(folder, "cloud-hypervisor", Form.RAW)["disk"]
+    assert "begins as qcow2" in refused(folder, "cloud-hypervisor", Form.KERNEL)["disk"]
+    assert asked(folder, "qemu").fits  # as qcow2, whose content is a disk like any other

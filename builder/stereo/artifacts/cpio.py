@@ -93,6 +93,8 @@ class Cpio:
             end = start + size
             if name == _TRAILER:
                 return min(end, region.size)
+            if len(self._contents) == MOST_ENTRIES:
+                raise region.fault(f"more than {MOST_ENTRIES} entries")
             path = self._path(name)
             kind = kind_of(mode, region, path)
             content = region.part(start, size) if size else region.part(0, 0)
@@ -154,4 +156,4 @@ def _after_zeros(region: Region, at: int) -> int:
     return at
 
 
-__all__ = ["LARGEST_CONTENT", "Cpio", "FormatError"]
+__all__ = ["LARGEST_CONTENT", "MOST_ENTRIES", "Cpio", "FormatError"]

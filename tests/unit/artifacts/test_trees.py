@@ -216,3 +216,12 @@ def test_a_cpio_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stereo.artifacts.cpio.LARGEST_CONTENT", 1 << 20)
     with pytest.raises(FormatError, match="more than the 1048576 bytes"):
         Cpio(Region.of_bytes(zstandard.compress(bytes(2 << 20))))
+
+
+def test_an_initrd_of_endless_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory, and none of them must add to the size of a compressed archive."""
+    monkeypatch.setattr("stereo.artifacts.cpio.MOST_ENTRIES", 10)
+    archive = make_cpio({f"/{number}": file(b"") for number in range(6)})
+    Cpio(Region.of_bytes(archive))
+    with pytest.raises(FormatError, match="more than 10 entries"):
+        Cpio(Region.of_bytes(archive + archive))

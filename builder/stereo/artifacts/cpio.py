@@ -18,6 +18,9 @@ _TRAILER = b"TRAILER!!!"
 LARGEST_CONTENT = 512 << 20
 """Bytes that a compressed initrd may unpack to."""
 
+MOST_ENTRIES = 100_000
+"""Of an initrd, all archives together: they are kept in memory, and a few bytes of zstd may hold millions."""
+
 
 class Cpio:
     """An initrd. Later archives and later entries replace earlier ones, as in the kernel.

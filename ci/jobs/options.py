@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stereo.cli.options import ARCHITECTURES
+from stereo.cli.options import ARCHITECTURE
 from stereo.cli.plain import PlainReport
 from stereo.cli.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
 from stereo.cli.version import image_version, revision_of
@@ -50,7 +50,7 @@ def _refuse_web_server(_: click.Context, __: click.Parameter, to: str) -> str:
 OPTIONS: dict[str, Callable[[Command], Command]] = {
     "mixtapes": click.option("--mixtapes", default="", metavar="A,B", help="Which; default: all that are locked."),
     "archs": click.option(
-        "--arch", "archs", multiple=True, type=click.Choice(ARCHITECTURES), help="For which; default: all locked ones."
+        "--arch", "archs", multiple=True, type=ARCHITECTURE, help="For which; default: all locked ones."
     ),
     "version": click.option(
         "--version", envvar="STEREO_VERSION", metavar="V", help="YYYY.MM.DD.N; default: STEREO_VERSION."

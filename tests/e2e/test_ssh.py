@@ -15,7 +15,7 @@ from e2e.guestprobe import TELL, run
 from stereo.paths import Cache
 from stereo.report import Silent
 from stereo.vm.accel import choose
-from stereo.vm.boot import BootFiles, Form, check_answers, make_spec, running, shut_down
+from stereo.vm.boot import BootFiles, Form, make_spec, running, shut_down
 from stereo.vm.machine import Forward, Nat
 from stereo.vm.programs import Programs
 from stereo.vm.qemu import QemuBackend
@@ -74,7 +74,8 @@ def answers(
                 name: await asyncio.to_thread(ssh, dev_key, port, user, command, None if command else TELL)
                 for name, (user, command) in QUESTIONS.items()
             }
-            health = await check_answers(booted)
+            await booted.control.ping(60)
+            health = await booted.control.health(60)
             await shut_down(booted, 60)
             return {**found, "health": health}
 

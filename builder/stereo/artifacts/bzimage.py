@@ -10,7 +10,7 @@ import struct
 
 from stereo.artifacts import zst
 from stereo.artifacts.elf import X86_64, Elf
-from stereo.artifacts.region import FormatError, Region
+from stereo.artifacts.region import Region
 
 MAGIC, MAGIC_AT = b"HdrS", 0x202
 LARGEST_KERNEL = 128 << 20
@@ -69,6 +69,3 @@ class BzImage:
         if elf.machine != X86_64 or not elf.executable:
             raise kernel.fault("no executable for x86_64")
         return kernel
-
-
-__all__ = ["LARGEST_KERNEL", "MAGIC", "MAGIC_AT", "BzImage", "FormatError"]

@@ -11,8 +11,8 @@ from enum import StrEnum
 from stereo.artifacts import bzimage, elf
 from stereo.artifacts.region import FormatError, Region
 
-IMAGE_MAGIC, _IMAGE_MAGIC_AT = b"ARM\x64", 56
-_IMAGE = struct.Struct("<8xQQQ")
+_IMAGE_MAGIC, _IMAGE_MAGIC_AT = b"ARM\x64", 56
+_IMAGE = struct.Struct("<16xQQ")
 _IMAGE_HEADER = 64
 _ZBOOT = b"zimg"
 
@@ -42,7 +42,7 @@ def kernel_form(region: Region) -> Kernel:
         return Kernel.BZIMAGE
     if head[:4] == elf.MAGIC:
         return Kernel.ELF
-    if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == IMAGE_MAGIC:
+    if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == _IMAGE_MAGIC:
         return Kernel.IMAGE
     if head[:2] == b"MZ":
         return Kernel.ZBOOT if head[4:8] == _ZBOOT else Kernel.PE
@@ -54,13 +54,13 @@ def kernel_form(region: Region) -> Kernel:
 class Image:
     """An uncompressed arm64 Image. Raises FormatError when its header is not that of one that can be booted here.
 
-    `memory` is how many bytes it takes once it is loaded, and `text_offset` where it wants to be above a 2 MiB border.
+    `memory` is how many bytes it takes once it is loaded.
     """
 
     def __init__(self, region: Region) -> None:
-        if region.size < _IMAGE_HEADER or region.read(_IMAGE_MAGIC_AT, 4) != IMAGE_MAGIC:
+        if region.size < _IMAGE_HEADER or region.read(_IMAGE_MAGIC_AT, 4) != _IMAGE_MAGIC:
             raise region.fault("not an arm64 Image")
-        self.text_offset, self.memory, flags = region.unpack(_IMAGE, 0)
+        self.memory, flags = region.unpack(_IMAGE, 0)
         if flags & 1:
             raise region.fault("a big-endian arm64 Image")
         if self.memory < region.size:
@@ -77,6 +77,3 @@ def kernel_fault(region: Region, arch: str) -> str | None:
     except FormatError as error:
         return error.what
     return None if form is wanted else f"is {form}, and a dist for {arch} has {wanted}"
-
-
-__all__ = ["IMAGE_MAGIC", "FormatError", "Image", "Kernel", "kernel_fault", "kernel_form"]

@@ -27,7 +27,7 @@ _PARAMETERS = 1  # counts the changes of `worker.compress`
 
 @dataclass(frozen=True)
 class FrameUse:
-    """What the cache holds. `size` is bytes."""
+    """Frames: how many, and their bytes together."""
 
     count: int
     size: int
@@ -87,12 +87,6 @@ class FrameCache:
             if file.read(SEAL) != seal(name, frame_digest.digest()):
                 raise ValueError("seal and frame differ")
         return size
-
-
-def frames_use(root: Path) -> FrameUse:
-    """What all levels together hold."""
-    sizes = [size for _, size, _ in _held(root)]
-    return FrameUse(len(sizes), sum(sizes))
 
 
 def prune_frames(root: Path, limit: int, keep: Collection[str] = ()) -> FrameUse:

@@ -81,7 +81,8 @@ host may begin with `~/`, and are relative to the jcard's folder.
 
 **`mixtape`** is a name of the local store, which knows what `stereo build` made and `stereo pull` got (`stereo dists`
 lists it), or a path that begins with `/`, `./`, `../` or `~/`. `NAME` and `NAME:latest` are the highest release there
-is for this machine's architecture, or else what was built last.
+is for this machine's architecture, or else what was built last. `stereo up --arch aarch64` takes that of another, and a
+path leads to whatever is there: what is not this machine's own is emulated, many times slower.
 
 ## Network
 

@@ -70,11 +70,6 @@ class Mixtape(BaseModel):
         """Whether the SSH server starts at boot: only where somebody may log in with a key of the image."""
         return self.dev or bool(self.authorized_keys)
 
-    @property
-    def serial_console(self) -> bool:
-        """Whether a login waits on the serial console."""
-        return self.dev
-
     def extra_packages(self, architecture: Architecture) -> ExtraPackages:
         """The agent's packages on `architecture`: placeholders filled in, sorted by name."""
         return self.extra.on(architecture)

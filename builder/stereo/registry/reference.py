@@ -86,10 +86,6 @@ class Reference:
             raise UsageError(f"{shown(tag, 80)!r} is no tag", hint="letters, digits, '.', '_' and '-', at most 128")
         return replace(self, tag=tag, digest=None)
 
-    def with_digest(self, digest: str) -> Reference:
-        """The same place, exactly that document."""
-        return replace(self, tag=None, digest=digest)
-
     def child(self, name: str) -> Reference:
         """What stands under `name` in this root. Raises UsageError if that is no name."""
         form = _REPOSITORY if self.kind == "registry" else _NAME  # registries may have more than one level

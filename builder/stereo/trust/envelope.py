@@ -17,7 +17,6 @@ from stereo.trust.keys import PublicKey, SecretKey, SignatureError
 from stereo.trust.statement import MalformedError, Statement, parse_statement, read_object
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MEDIA_TYPE = "application/vnd.dsse.envelope.v1+json"
 MAX_BYTES = 4 << 20
 MAX_SIGNATURES = 16
 _LONGEST_KEYID = 128

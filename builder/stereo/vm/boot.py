@@ -14,7 +14,7 @@ from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.report import Report
 from stereo.vm.console import Console, Sink
-from stereo.vm.control import Control, GuestError, Health
+from stereo.vm.control import Control, GuestError
 from stereo.vm.machine import Accelerator, Backend, Disk, KernelBoot, Machine, MachineSpec, Network
 from stereo.vm.timeline import Timeline, make_timeline
 from stereos_guest import protocol
@@ -202,12 +202,6 @@ async def shut_down(booted: Booted, grace: float) -> None:
                 await asyncio.wait_for(booted.machine.wait(), grace)
             grace = 0
     await booted.machine.stop(grace)
-
-
-async def check_answers(booted: Booted, seconds: float = 60) -> Health:
-    """Ask the daemon for a sign of life and for its health. Raises GuestError."""
-    await booted.control.ping(seconds)
-    return await booted.control.health(seconds)
 
 
 def _type_from(keyboard: int, machine: Machine) -> None:

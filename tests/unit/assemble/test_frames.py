@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stereo.assemble.frames import FrameCache, frames_use, prune_frames
+from stereo.assemble.frames import FrameCache, prune_frames
 from stereo.assemble.worker import SEAL, write_frame
 from stereo.errors import StereoError
 
@@ -86,11 +86,6 @@ def four(tmp_path: Path) -> Path:
 
 def held(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("*/*"))
-
-
-def test_use_is_counted(four: Path, tmp_path: Path) -> None:
-    assert (frames_use(four).count, frames_use(four).size) == (4, 400)
-    assert frames_use(tmp_path / "nowhere").count == 0
 
 
 def test_pruning_removes_what_was_not_used_for_longest(four: Path) -> None:

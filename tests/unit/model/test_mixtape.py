@@ -159,8 +159,8 @@ def test_an_ssh_server_comes_with_the_first_key_and_not_before(write: Write) -> 
 def test_the_dev_profile_adds_key_console_and_tools_and_marks_the_mixtape(write: Write) -> None:
     folder = write(child=BASE)
     plain, dev = load(folder), load_mixtape("child-dev", folder, dev_key=public_key() + "\n")
-    assert (dev.name, dev.base_name, dev.dev, dev.serial_console) == ("child-dev", "child", True, True)
-    assert (plain.dev, plain.serial_console) == (False, False)
+    assert (dev.name, dev.base_name, dev.dev) == ("child-dev", "child", True)
+    assert not plain.dev
     assert dev.authorized_keys == (public_key(),)
     assert {"strace", "openssh-server"} <= set(dev.debian_packages(X86))
     assert dev.programs(X86) == plain.programs(X86)

@@ -42,7 +42,7 @@ def status(out: Output, sandbox: str | None, everything: bool) -> None:
     async def ask() -> list[dict[str, Any]]:
         return list(await asyncio.gather(*map(_status_of, folders)))
 
-    folders = all_folders() if everything else [Folder(pick(sandbox))]
+    folders = all_folders() if everything else [_there(Folder(pick(sandbox)))]
     told = asyncio.run(ask())
     text = "\n\n".join(_text(one) for one in told)
     if everything:
@@ -71,6 +71,19 @@ def list_(out: Output) -> None:
         port = str(row["ssh_port"]) if row["ssh_port"] and row["state"] == "running" else "-"
         table.append((row["name"], row["state"], row["mixtape"] or "-", since, port))
     out.result(rows, "\n".join(_columns(table)) if rows else "")
+
+
+def _there(folder: Folder) -> Folder:
+    """The same. Raises UsageError if there is no such sandbox; what else is wrong with it is its state."""
+    from stereo.errors import StereoError, UsageError
+
+    try:
+        folder.check()
+    except UsageError:
+        raise
+    except StereoError:
+        pass
+    return folder
 
 
 def _outside(folder: Folder) -> dict[str, Any]:

@@ -269,6 +269,12 @@ def test_a_name_that_is_a_path_is_refused(name: str, capsys: Capture) -> None:
     assert "no name of a sandbox" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["status"], ["status", "other"], ["down", "other"], ["destroy", "--yes", "other"]])
+def test_one_that_is_not_there_is_wrong_usage(write: Write, capsys: Capture, words: list[str]) -> None:
+    assert run(words) == 2
+    assert f"there is no sandbox {words[-1].replace('status', 'box')}" in capsys.readouterr().err
+
+
 def test_one_that_cannot_be_read_does_not_hide_the_others(write: Write, capsys: Capture) -> None:
     write("")
     assert run(["up"]) == 0

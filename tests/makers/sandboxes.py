@@ -46,8 +46,12 @@ class Desk:
         return self.stereo(*words, cwd=self.home, env=variables, status=status, timeout=timeout)
 
     def status(self) -> dict[str, Any]:
-        """What `stereo status --json` says."""
-        told: dict[str, Any] = json.loads(self("status", "--json").stdout)
+        """What `stereo status --json` says; the state is "none" where there is no sandbox."""
+        done = self("status", "--json", status=None)
+        if done.returncode == 2 and "there is no sandbox" in done.stderr:
+            return {"state": "none"}
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
         return told
 
     def until(self, *states: str, seconds: float = 60) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from makers.damage import flip
 from makers.disk import DISK_UUID, ESP, make_gpt, make_qcow2
 from makers.dist import OS_RELEASE, compress, make_dist, make_sboms, write_dist
 from makers.ext4 import make_ext4
@@ -85,14 +86,6 @@ def sealed(folder: Path, files: dict[str, bytes], root_hash: str) -> Verdict:
 
 def root_hash(dist: Path) -> str:
     return (dist / "cmdline").read_text().rsplit("roothash=", 1)[1]
-
-
-def flip(path: Path, at: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
 
 
 def test_a_sound_dist_passes_every_check(dist: Path) -> None:

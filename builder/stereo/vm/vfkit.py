@@ -7,8 +7,10 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from stereo import process
@@ -68,6 +70,8 @@ class Rest:
 
     def _ask(self, method: str, body: Mapping[str, str] | None = None) -> Mapping[str, Any]:
         connection = _Connection(self._path)
+        late = Timer(_SECONDS, connection.hang_up)  # a time limit of a socket's is one for each piece
+        late.start()
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, "/vm/state", content, {"Content-Type": "application/json"})
@@ -77,6 +81,7 @@ class Rest:
         except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise StereoError(f"vfkit does not answer: {error}") from error
         finally:
+            late.cancel()
             connection.close()
         if answer.status >= 300 or not isinstance(found, dict):
             raise StereoError(f"vfkit refused {method} with status {answer.status}")
@@ -87,8 +92,18 @@ class _Connection(HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=_SECONDS)
         self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self._socket
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+    def hang_up(self) -> None:
+        """Have whoever waits for the answer get no more of it."""
+        with suppress(OSError):  # it ended meanwhile
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        super().close()
+        self._socket.close()

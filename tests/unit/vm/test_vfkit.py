@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from stereo.errors import StereoError, UsageError
 from stereo.vm import clone as clone_module
-from stereo.vm import taillog
+from stereo.vm import taillog, vfkit
 from stereo.vm.backends import BackendName, choose_backend
 from stereo.vm.clone import clone
 from stereo.vm.lasting import pair
@@ -179,6 +180,35 @@ def test_what_is_no_answer_is_an_error_of_ours(tmp_path: Path, answer: bytes) ->
     with pytest.raises(StereoError):
         Rest(tmp_path / "s").state()
     thread.join()
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n", b"H"])
+def test_an_answer_that_never_ends_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    """Each piece of it comes in time."""
+    monkeypatch.setattr(vfkit, "_SECONDS", 0.3)
+    monkeypatch.setattr("http.client._MAXLINE", 1 << 30)
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(str(tmp_path / "s"))
+    door.listen(1)
+
+    hung_up = False
+
+    def serve() -> None:
+        nonlocal hung_up
+        with door, door.accept()[0] as peer:
+            try:
+                for _ in range(6000):  # half a minute
+                    peer.sendall(piece)
+                    time.sleep(0.005)
+            except OSError:
+                hung_up = True
+
+    thread = Thread(target=serve)
+    thread.start()
+    with pytest.raises(StereoError, match="does not answer"):
+        Rest(tmp_path / "s").state()
+    thread.join()
+    assert hung_up
 
 
 @settings(deadline=None)

@@ -135,6 +135,8 @@ class _Judge:
         if not self._direct:
             return Verdict.OK, f"{kernel.form}, which is an EFI program, too"
         takes = self._hypervisor.kernels[self._wanted]
+        if kernel.form is Kernel.ELF and kernel.form in takes and self._hypervisor.pvh and kernel.elf is None:
+            return Verdict.NO, f"{kernel.form} without the PVH entry by which {self._hypervisor.name} enters one"
         if kernel.form in takes:
             return Verdict.OK, kernel.form.value
         if kernel.form is not Kernel.BZIMAGE or Kernel.ELF not in takes:

@@ -29,8 +29,8 @@ class Hypervisor:
     """One of them. `consoles` are those that it can have, best first; `kernels` the forms that it loads itself.
 
     `bus` is the driver that finds its virtio devices, `firmware` its UEFI ("" if it has none). `port` says whether it
-    has virtio-serial ports, so that stereosd needs no vsock, `smbios` whether the guest gets strings of SMBIOS, and
-    `power_off` whether it can switch itself off.
+    has virtio-serial ports, so that stereosd needs no vsock, `smbios` whether the guest gets strings of SMBIOS,
+    `power_off` whether it can switch itself off, and `pvh` whether it enters an ELF kernel by its PVH entry alone.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Hypervisor:
     smbios: bool
     shares: bool
     power_off: Mapping[Architecture, bool]
+    pvh: bool = False
 
     @property
     def architectures(self) -> tuple[Architecture, ...]:
@@ -78,6 +79,7 @@ HYPERVISORS = (
         smbios=True,
         shares=True,
         power_off=_ALWAYS,
+        pvh=True,
     ),
     Hypervisor(
         name="libvirt",
@@ -90,6 +92,7 @@ HYPERVISORS = (
         smbios=True,
         shares=True,
         power_off=_ALWAYS,
+        pvh=True,
     ),
     Hypervisor(
         name="cloud-hypervisor",
@@ -103,6 +106,7 @@ HYPERVISORS = (
         smbios=True,
         shares=True,
         power_off=_ALWAYS,
+        pvh=True,
     ),
     Hypervisor(
         name="firecracker",

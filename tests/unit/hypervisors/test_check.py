@@ -147,6 +147,14 @@ def test_a_kernel_that_is_elf_already_is_given_as_it_is(tmp_path: Path) -> None:
     assert f"{folder}/bzImage" in str(way.steps[1])
 
 
+def test_an_elf_kernel_without_a_pvh_entry_is_for_firecracker_alone(tmp_path: Path) -> None:
+    folder = made(tmp_path, bzimage=make_elf(notes=()))
+    assert refused(folder, "firecracker") == {}
+    for name in ("qemu", "libvirt", "cloud-hypervisor"):
+        assert f"by which {name} enters one" in refused(folder, name)["kernel"]
+        assert refused(made(tmp_path / name, bzimage=make_elf()), name) == {}
+
+
 @pytest.mark.parametrize("missing", EARLY)
 def test_a_driver_that_the_initrd_needs_and_lacks_is_named(tmp_path: Path, missing: str) -> None:
     folder = made(tmp_path, initrd=make_initrd(*(name for name in EARLY if name != missing)))

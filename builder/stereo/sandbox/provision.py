@@ -36,6 +36,7 @@ _ONLINE = (
     f"/usr/lib/systemd/systemd-networkd-wait-online --any --ipv4 --timeout={_ONLINE_SECONDS} "
     "&& sed -n s/^DNS=//p /run/systemd/netif/state"
 )
+_NEWER = "an older image knows no gateway by vsock: build or pull a newer one"
 _LARGEST_ANSWER = 4096  # bytes
 _MOST_NAMESERVERS = 3  # resolv.conf(5)
 _AGENTS_SECONDS = 120.0
@@ -221,7 +222,8 @@ async def _step(control: Control, what: str, kind: str, payload: Mapping[str, An
     except NoAnswerError as error:
         raise StereoError(f"the guest took no {what}: {error.what}") from error
     except GuestError as error:
-        raise StereoError(f"the guest did not take the {what}: {error.what}") from error
+        hint = _NEWER if "vsock_ports" in payload else None
+        raise StereoError(f"the guest did not take the {what}: {error.what}", hint=hint) from error
 
 
 async def _all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:

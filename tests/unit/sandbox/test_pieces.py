@@ -9,7 +9,7 @@ import stat
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -25,6 +25,7 @@ from stereo.sandbox.names import pick
 from stereo.sandbox.prepare import read_job
 from stereo.sandbox.state import Folder
 from stereo.sandbox.tunnels import reserve
+from stereo.vm.control import Control, RefusedError
 
 JOB = Job(
     *("box", "/j", "base:1", "/dist", "0" * 64, "x86_64"),
@@ -260,3 +261,15 @@ def test_a_port_of_the_host_that_was_taken_away_can_be_given_back() -> None:
     without = replace(JOB, egress=())
     assert [change.live for change in differences(without, JOB)] == [False]
     assert [change.live for change in differences(replace(without, wired=(8000,)), JOB)] == [True]
+
+
+def test_an_image_that_knows_no_gateway_by_vsock_is_told_to_be_too_old() -> None:
+    class Older:
+        async def request(self, kind: str, payload: dict[str, Any], *, seconds: float) -> None:
+            raise RefusedError(kind, "address is not an IPv4 address")
+
+    job = replace(JOB, shares=(), secrets={})
+    for ports, hint in (((53, 3128), "an older image knows no gateway"), ((), "None")):
+        with pytest.raises(StereoError, match="did not take the network") as caught:
+            asyncio.run(provision.furnish(cast("Control", Older()), job, ports))
+        assert hint in str(caught.value.hint)

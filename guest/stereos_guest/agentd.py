@@ -44,7 +44,7 @@ class Daemon:
         self._sessions: list[Session] = []
         self._looks = 0  # only the newest of the looks that were asked for is taken
         self._changed = True
-        self._left = 0
+        self._left = _SETTLE_TIMES
         self._handlers = {protocol.AGENT: self._act, RELOAD: self._reload, protocol.PING: self._ping}
 
     def look_later(self, seconds: float = 0.0, *, changed: bool = False) -> None:

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from makers.agents import AgentMachine, table
 from stereo.paths import Checkout
+from stereos_guest import agentd
 
 GUEST = Checkout.containing_this_package().root / "guest"
 _START = """
@@ -202,6 +203,26 @@ def test_it_sleeps_while_nothing_happens(daemon: Agentd) -> None:
     before = [int(field) for field in stat.read_text().split()[13:17]]
     time.sleep(2)
     assert [int(field) for field in stat.read_text().split()[13:17]] == before
+
+
+def test_an_agent_that_starts_during_the_first_look_is_looked_at_again_soon() -> None:
+    """As when the jcard was there before agentd: no unit tells that it has come from starting to running."""
+
+    class Fleet:
+        error = ""
+        reconcile = staticmethod(lambda: None)
+        observe = staticmethod(lambda: True)
+        entries = staticmethod(lambda: [{"name": "steady", "state": "starting"}])
+
+    class Loop:
+        waits: ClassVar[list[float]] = []
+
+        def later(self, seconds: float, callback: Callable[[], None]) -> None:
+            self.waits.append(seconds)
+
+    agentd.Daemon(Loop(), Fleet()).look()  # type: ignore[arg-type]
+    assert Loop.waits
+    assert Loop.waits[-1] < 1
 
 
 def test_its_sockets_are_not_for_everybody(daemon: Agentd) -> None:

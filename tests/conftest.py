@@ -20,9 +20,9 @@ from makers.command import Stereo
 from makers.leftovers import clear_dead_sessions
 from makers.tools import Tool, program
 from stereo.build import sandbox
+from stereo.build.plans import plan_of
 from stereo.build.stages import Builder
 from stereo.cli.lock import TEST_TOOLS
-from stereo.cli.plans import plan_of
 from stereo.inputs.lockfiles import LockFolder
 from stereo.inputs.obtain import lock_still_fetchable, missing_of
 from stereo.inputs.sources import Sources

@@ -16,8 +16,8 @@ from ci.benchmark.figures import Figure
 from ci.benchmark.measure import Timed
 from ci.benchmark.ours import Ours
 
+from stereo.build.plans import plan_of
 from stereo.build.stages import Builder
-from stereo.cli.plans import plan_of
 from stereo.model.architecture import Architecture
 from stereo.plan.plan import Plan
 from stereo.report import Report

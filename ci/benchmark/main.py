@@ -19,11 +19,11 @@ from ci.benchmark.measure import Timed, timed
 from ci.benchmark.ours import Ours
 from ci.benchmark.reference import Reference
 
+from stereo.build.plans import DEFAULT_LEVEL, plan_of
 from stereo.build.stages import Builder
 from stereo.cli.measure import amount
 from stereo.cli.options import mirror_option
 from stereo.cli.plain import PlainReport
-from stereo.cli.plans import DEFAULT_LEVEL, plan_of
 from stereo.dists import dist_in
 from stereo.errors import StereoError
 from stereo.inputs.sources import Overrides, Sources

@@ -21,11 +21,11 @@ from unittest.mock import patch
 from ci.benchmark.boots import by_turns
 from ci.benchmark.figures import Figure
 
-from stereo.cli.machines import need_programs
 from stereo.dists import dist_in
 from stereo.errors import StereoError
 from stereo.paths import Cache
 from stereo.report import Report, Silent
+from stereo.runner import need_programs
 from stereo.sandbox.client import connected
 from stereo.vm.boot import Booted, BootFiles, Form, make_spec, running
 from stereo.vm.control import Control

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from ci.jobs.options import SETTINGS, level_of, options
 
+from stereo.build.plans import plan_of
+from stereo.build.version import revision_of
 from stereo.cli.options import arch_option, building_options, locks_option, mirror_option, version_option
 from stereo.cli.output import Output, speaking
-from stereo.cli.plans import plan_of
-from stereo.cli.version import revision_of
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
 from stereo.pipeline.matrix import Done, Tls, existing_scheduler, local_workers, run

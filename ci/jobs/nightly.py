@@ -9,9 +9,9 @@ import click
 from ci.jobs.options import SETTINGS, decided_version, options, release_of, reporter, taken_secrets
 from ci.jobs.release import BUILDING, PROVING, SPREADING, carried_out, plan_option, skip_option
 
-from stereo.cli.options import dev_key
+from stereo.build.defaults import dev_key
+from stereo.build.plans import plan_for
 from stereo.cli.output import Output, speaking
-from stereo.cli.plans import plan_for
 from stereo.errors import StereoError
 from stereo.model.architecture import Architecture
 from stereo.model.mixtape import load_mixtape

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import click
 
+from stereo.build.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
+from stereo.build.version import image_version, revision_of
 from stereo.cli.options import ARCHITECTURE
 from stereo.cli.plain import PlainReport
-from stereo.cli.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
-from stereo.cli.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.paths import Cache, Checkout
 from stereo.pipeline.jobs import SECRETS

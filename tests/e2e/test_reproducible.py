@@ -11,7 +11,7 @@ from makers.builds import assert_identical, only_dist
 from makers.command import Stereo
 from makers.stranger import Stranger
 from stereo.assemble.dist import read_manifest
-from stereo.cli.plans import plan_of
+from stereo.build.plans import plan_of
 from stereo.model.manifest import is_release
 from stereo.paths import Cache
 

@@ -17,9 +17,9 @@ import click
 from click.shell_completion import shell_complete
 
 from stereo.cli.output import error_text
-from stereo.cli.version import TOOL_VERSION
 from stereo.errors import MAKE_ROOM, StereoError, UsageError
 
+TOOL_VERSION = "0.1.0"
 # Verb -> the module that has it, and the name that it has there if another; in the order of a first acquaintance.
 VERBS = {
     "build": "build",

@@ -72,8 +72,8 @@ def boot(
     log: Path | None,
 ) -> None:
     """Boot a dist: the raw disk, the qcow2 disk, or its kernel directly."""
-    from stereo.cli.machines import need_runner
     from stereo.dists import dist_in
+    from stereo.runner import need_runner
     from stereo.vm.backends import BackendName, choose_backend
     from stereo.vm.boot import BootFiles, Form, MachineSize, attend, make_spec
     from stereo.vm.boot import boot as boot_until

@@ -73,7 +73,7 @@ def build(
     """Build a mixtape: raw disk, qcow2, kernel files, their compressed forms and mixtape.toml."""
     from stereo.assemble.dist import is_current, read_manifest
     from stereo.assemble.place import point_result, refuse_what_is_no_link
-    from stereo.cli.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
+    from stereo.build.plans import DEFAULT_LEVEL, QUICK_LEVEL, plan_of
 
     if quick and level is not None:
         raise UsageError("--quick chooses the level itself", where="--level", hint="leave out one of the two")
@@ -117,7 +117,7 @@ def _made(
     out: Output, dist: Path, plan: Plan, *, offline: bool, force: bool, jobs: int | None, mirror: tuple[str, ...]
 ) -> Manifest:
     from stereo.build.stages import Builder
-    from stereo.cli.version import revision_of
+    from stereo.build.version import revision_of
     from stereo.inputs.sources import Overrides, Sources
     from stereo.inputs.store import Store
     from stereo.produce import produce

@@ -39,7 +39,7 @@ def clean(out: Output, everything: bool, dry_run: bool, yes: bool, dists: tuple[
     """Show what of the cache is not needed, and remove it."""
     from stereo.build.budget import VARIABLE, cache_limit
     from stereo.build.sandbox import remove
-    from stereo.cli.sweep import dists_in, heaps, running_build
+    from stereo.sweep import dists_in, heaps, running_build
 
     if out.json and not (dry_run or yes):
         raise UsageError("--json cannot ask", where="--json", hint="add --dry-run or --yes")

@@ -25,8 +25,8 @@ Exit status: 0 all that a build and a boot need is there, 1 something is missing
 @speaking(as_json=True)
 def doctor(out: Output, refresh: bool) -> int:
     """Say what this machine offers and lacks for building and booting, with the fix."""
-    from stereo.cli.machines import need_programs
     from stereo.doctor import Status, run_checks
+    from stereo.runner import need_programs
 
     cache = Cache.from_environment()
     # Accelerators are tried by booting something: where there is no QEMU, the locked one is fetched for it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stereo.cli.options import ARCHITECTURE, locks_option, mirror_option, mixtape_argument, this_machine
+from stereo.cli.options import ARCHITECTURE, locks_option, mirror_option, mixtape_argument
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError
 from stereo.paths import Cache, Checkout
@@ -104,6 +104,7 @@ def _previous(folder: LockFolder, request: Request, report: Report) -> Lock | No
 
 
 def _requests(name: str | None, arch: str | None) -> list[Request]:
+    from stereo.build.defaults import this_machine
     from stereo.model.architecture import Architecture
     from stereo.model.mixtape import list_mixtapes, load_mixtape
     from stereo.plan.packages import image_request, tools_of_tests_request, tools_request

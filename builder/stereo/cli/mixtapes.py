@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stereo.cli.options import arch_option, chosen_architecture, dev_key, mixtape_argument
+from stereo.cli.options import arch_option, mixtape_argument
 from stereo.cli.output import Output, columns, speaking
 from stereo.errors import UsageError
 from stereo.paths import Checkout
@@ -53,6 +53,7 @@ Examples:
 @speaking(as_json=True)
 def show(out: Output, name: str, arch: str | None) -> None:
     """Show what a mixtape asks for, with all that it inherits."""
+    from stereo.build.defaults import chosen_architecture, dev_key
     from stereo.model.mixtape import load_mixtape
 
     folder = Checkout.containing_this_package().mixtapes

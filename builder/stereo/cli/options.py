@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from stereo.errors import UsageError
 from stereo.holding import holding
-from stereo.paths import Checkout, user_config
-
-if TYPE_CHECKING:
-    from stereo.model.architecture import Architecture
-    from stereo.model.mixtape import Mixtape
+from stereo.paths import Checkout
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 _BACKENDS = ("qemu", "applevirt")  # vm.backends.BackendName, likewise
-_LONGEST_KEY = 16 * 1024
-DEV_KEY = "ssh-key.pub"
 
 
 class _ArchitectureType(click.Choice[str]):
@@ -90,6 +82,15 @@ def version_option(verb: Verb) -> Verb:
     return click.option("--version", metavar="V", help=text)(verb)
 
 
+def rebuild_options(verb: Verb) -> Verb:
+    """--offline, --jobs, --mirror and --locks of what builds a dist again."""
+    offline = click.option("--offline", is_flag=True, help="Rebuild with what the store holds alone.")
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1, 256), metavar="N", help="Work at most on N things at once; default: cores."
+    )
+    return offline(jobs(mirror_option(locks_option(verb))))
+
+
 def building_options(verb: Verb) -> Verb:
     """--offline and --output-dir of what builds dists."""
     verb = click.option(
@@ -112,43 +113,6 @@ def keep(*dists: Path) -> None:
     """Let nobody remove `dists` from their places until the verb has ended. Raises StereoError if one is not there."""
     for dist in dists:
         click.get_current_context().with_resource(holding(dist))
-
-
-def dev_key() -> str | None:
-    """The developer's public key, or None when there is none. Raises UsageError when it cannot be read."""
-    path = user_config() / DEV_KEY
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_LONGEST_KEY + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return text.decode("utf-8", "replace")
-
-
-def this_machine() -> Architecture:
-    """What images are built by, and made for unless told otherwise. Raises UsageError if it is none that we know."""
-    from stereo.model.architecture import Architecture
-
-    try:
-        return Architecture.from_machine(platform.machine())
-    except ValueError:
-        what = f"there is nothing for machines of the kind {platform.machine()}"
-        raise UsageError(what, hint=f"one of {', '.join(Architecture)}") from None
-
-
-def chosen_architecture(mixtape: Mixtape, option: str | None) -> Architecture:
-    """The architecture to work for. Raises UsageError when the mixtape is not made for the one that was asked for."""
-    from stereo.model.architecture import Architecture
-
-    wanted = option or this_machine()
-    if wanted in mixtape.architectures:
-        return Architecture(wanted)
-    if option is None:
-        return mixtape.architectures[0]
-    known = ", ".join(mixtape.architectures)
-    raise UsageError(f"{mixtape.name} is not made for {option}", where="--arch", hint=f"its architectures: {known}")
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

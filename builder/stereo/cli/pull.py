@@ -10,7 +10,7 @@ import click
 from stereo.cli import importing
 from stereo.cli.believing import NOBODY, believing, chosen_policy
 from stereo.cli.measure import amount
-from stereo.cli.options import arch_option, this_machine
+from stereo.cli.options import arch_option
 from stereo.cli.output import Output, safe, speaking
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def pull(
 
 
 def _architecture(option: str | None) -> Architecture:
+    from stereo.build.defaults import this_machine
     from stereo.model.architecture import Architecture
 
     return Architecture(option) if option else this_machine()

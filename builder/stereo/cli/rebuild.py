@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from stereo.cli.diff import as_data, as_text
-from stereo.cli.options import dist_argument
+from stereo.cli.options import dist_argument, rebuild_options
 from stereo.cli.output import Output, speaking
-from stereo.cli.rebuilding import Means, build_again, rebuild_options
 
 
 @click.command(
@@ -32,6 +31,7 @@ def rebuild(
 ) -> int:
     """Build a dist again in another folder, and say whether it is identical."""
     from stereo.assemble.dist import read_manifest
+    from stereo.rebuild import Means, build_again
 
     found = build_again(folder, read_manifest(folder), Means(offline, jobs, mirror, locks), out.report)
     level = f"differs at the level {found[0].level}\n" if found else ""

@@ -51,8 +51,8 @@ def render(
 ) -> None:
     """Write the complete mkosi tree of a mixtape."""
     from stereo.build.files import write_tree
+    from stereo.build.plans import plan_of
     from stereo.build.stages import place_inputs
-    from stereo.cli.plans import plan_of
     from stereo.inputs.obtain import obtain
     from stereo.inputs.sources import Overrides, Sources
     from stereo.inputs.store import Store

@@ -126,9 +126,9 @@ def _with_backend(job: Job, folder: Folder, asked: str | None) -> Job:
 
 def _equipped(out: Output, job: Job, folder: Folder) -> Job:
     """The job with what runs it, and the dist found to be what its manifest says."""
-    from stereo.cli.machines import need_programs
     from stereo.model.architecture import Architecture
     from stereo.paths import Cache
+    from stereo.runner import need_programs
     from stereo.sandbox.intact import check_intact
     from stereo.vm.accel import choose
     from stereo.vm.backends import BackendName

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from stereo.cli.believing import believing, chosen_policy
-from stereo.cli.options import complete_key, dist_argument, keep
+from stereo.cli.options import complete_key, dist_argument, keep, rebuild_options
 from stereo.cli.output import Output, speaking
-from stereo.cli.rebuilding import Means, build_again, rebuild_options
 from stereo.cli.verdict import Answer, Rebuilt
 from stereo.errors import UsageError
 
 if TYPE_CHECKING:
     from stereo.model.manifest import Manifest
+    from stereo.rebuild import Means
     from stereo.report import Report
     from stereo.trust.keys import SecretKey
 
@@ -77,6 +77,8 @@ def verify(
     if manifest:
         papers = examine(folder, manifest, policy, datetime.now(UTC))
     if again and manifest and papers and verdict.ok and papers.consistent:
+        from stereo.rebuild import Means
+
         rebuilt = _rebuild(folder, manifest, Means(offline, jobs, mirror, locks), secret, out.report)
         if rebuilt.statement:
             papers = examine(folder, manifest, policy, datetime.now(UTC))
@@ -95,6 +97,7 @@ def _rebuild(folder: Path, manifest: Manifest, means: Means, secret: SecretKey |
     """Build it again; the same bytes are what `secret`, if any, signs for."""
     from datetime import UTC, datetime
 
+    from stereo.rebuild import build_again
     from stereo.trust.rebuilt import rebuild_predicate
     from stereo.trust.sign import Terms, add_statement, refuse_what_is_no_release
 

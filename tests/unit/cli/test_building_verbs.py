@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from stereo import dists
+from stereo import dists, runner
 from stereo import doctor as doctor_module
 from stereo.assemble import dist as dist_module
+from stereo.build import plans
 from stereo.build.budget import size_of
 from stereo.check import diff as diff_module
 from stereo.check.differences import Difference, Level
 from stereo.cli import build as build_module
-from stereo.cli import machines, plans
 from stereo.cli.app import run
-from stereo.cli.sweep import heaps, running_build
 from stereo.dists import Dist
 from stereo.doctor import Check, Status
 from stereo.errors import StereoError
@@ -28,6 +27,7 @@ from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.paths import Cache, Checkout
 from stereo.report import Silent
+from stereo.sweep import heaps, running_build
 from stereo.vm import accel as accel_module
 from stereo.vm import boot as boot_module
 from stereo.vm.machine import Accelerator
@@ -278,7 +278,7 @@ def test_boot_waits_for_ready_where_nobody_types(words: list[str], monkeypatch: 
         return Timeline((Phase("ready", 1.0),), 1.0)
 
     monkeypatch.setattr(dists, "dist_in", lambda folder: Dist(folder, "base", "1", X86, ""))
-    monkeypatch.setattr(machines, "need_programs", lambda *_: _programs("here", firmware=True))
+    monkeypatch.setattr(runner, "need_programs", lambda *_: _programs("here", firmware=True))
     monkeypatch.setattr(accel_module, "choose", lambda *_: Accelerator.TCG)
     monkeypatch.setattr(boot_module.BootFiles, "in_folder", lambda _: None)
     monkeypatch.setattr(boot_module, "make_spec", lambda *_, **__: None)
@@ -315,14 +315,14 @@ def test_machines_use_the_locked_qemu_then_the_hosts_then_make_the_tools(
         return _programs("tree" if folder else "host", True)
 
     monkeypatch.setattr(Programs, "find", find)
-    monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
-    assert machines.need_programs(cache, Silent(), X86).origin == origin
+    monkeypatch.setattr(runner, "_make_tools", lambda *_: Path("made"))
+    assert runner.need_programs(cache, Silent(), X86).origin == origin
 
 
 def test_a_host_without_firmware_gets_the_locked_tools(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Programs, "find", lambda folder, arch: _programs(str(folder), folder == Path("made")))
-    monkeypatch.setattr(machines, "_make_tools", lambda *_: Path("made"))
-    assert machines.need_programs(cache, Silent(), X86).origin == "made"
+    monkeypatch.setattr(runner, "_make_tools", lambda *_: Path("made"))
+    assert runner.need_programs(cache, Silent(), X86).origin == "made"
 
 
 def test_clean_leaves_the_tools_of_a_running_machine(cache: Cache, capsys: Capture) -> None:

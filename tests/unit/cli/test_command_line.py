@@ -13,7 +13,7 @@ import click
 import pytest
 
 from stereo.cli import app
-from stereo.cli.version import TOOL_VERSION
+from stereo.cli.app import TOOL_VERSION
 from stereo.errors import Problem, ProblemsError, StereoError, UsageError
 from stereo.paths import Checkout
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from stereo.build.defaults import chosen_architecture, this_machine
 from stereo.check import verify as verify_module
 from stereo.check.verify import Finding, Verdict
 from stereo.cli.app import run
-from stereo.cli.options import chosen_architecture, this_machine
 from stereo.dists.use import in_use
 from stereo.errors import StereoError, UsageError
 from stereo.inputs import lock as lock_module

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from makers.dist import make_dist
-from stereo import produce
+from stereo import rebuild
+from stereo.build.plans import plan_for
+from stereo.build.version import revision_of
 from stereo.check.rebuild import EmptyCache
-from stereo.cli import plans, rebuilding
 from stereo.cli.app import run
-from stereo.cli.version import revision_of
 from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
@@ -42,7 +42,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def plan() -> Plan:
     """What the manifests of these tests record."""
     mixtape = load_mixtape("base", CHECKOUT.mixtapes, dev_key=None)
-    return plans.plan_for(mixtape, HERE, version=VERSION, epoch=EPOCH, level=LEVEL, locks=None)
+    return plan_for(mixtape, HERE, version=VERSION, epoch=EPOCH, level=LEVEL, locks=None)
 
 
 def recorded(plan: Plan, **other: Any) -> Any:
@@ -61,12 +61,12 @@ def recorded(plan: Plan, **other: Any) -> Any:
 
 def refusal(manifest: Any, locks: Path | None = None) -> StereoError:
     with pytest.raises(StereoError, match="cannot be built again from here") as caught:
-        rebuilding.recorded_plan(manifest, locks)
+        rebuild.recorded_plan(manifest, locks)
     return caught.value
 
 
 def test_version_time_and_level_come_from_the_manifest(plan: Plan) -> None:
-    assert rebuilding.recorded_plan(recorded(plan), None).key == plan.key
+    assert rebuild.recorded_plan(recorded(plan), None).key == plan.key
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_locks_of_the_recorded_revision_may_lie_elsewhere(plan: Plan, tmp_path: 
     assert digest != plan.lock.digest
     refusal(recorded(plan), tmp_path)
     manifest = recorded(plan, lock_sha256=digest)
-    assert rebuilding.recorded_plan(manifest, tmp_path).lock.digest == digest
+    assert rebuild.recorded_plan(manifest, tmp_path).lock.digest == digest
 
 
 def test_another_source_is_refused_with_the_revision_to_check_out(plan: Plan) -> None:
@@ -124,8 +124,8 @@ def test_the_outcome_is_identical_or_the_first_level_that_differs(
     """The build itself is another test's; here it makes what the dist was before somebody altered it."""
     make_dist(tmp_path / "dist")
     shutil.copytree(tmp_path / "dist", tmp_path / "good")
-    monkeypatch.setattr(rebuilding, "recorded_plan", lambda *_: plan)
-    monkeypatch.setattr(produce, "produce", lambda plan, builder, out, **_: shutil.copytree(tmp_path / "good", out))
+    monkeypatch.setattr(rebuild, "recorded_plan", lambda *_: plan)
+    monkeypatch.setattr(rebuild, "produce", lambda plan, builder, out, **_: shutil.copytree(tmp_path / "good", out))
     if altered:
         with (tmp_path / "dist" / altered).open("ab") as file:
             file.write(b" more")

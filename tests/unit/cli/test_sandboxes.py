@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from makers.dist import make_dist
+from stereo import runner
 from stereo.assemble.place import publish
-from stereo.cli import machines
 from stereo.cli.app import run
 from stereo.dists.use import in_use
 from stereo.model.architecture import Architecture
@@ -34,7 +34,7 @@ SECRET = "a-value-for-nobody-to-see"
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(launch, "SUPERVISOR", (sys.executable, str(PLAYED)))
     monkeypatch.setattr(
-        machines, "need_programs", lambda cache, report, arch, sandbox: Programs((), (), None, "nowhere", arch)
+        runner, "need_programs", lambda cache, report, arch, sandbox: Programs((), (), None, "nowhere", arch)
     )
     monkeypatch.setattr(accel, "choose", lambda programs, cache, report: Accelerator.TCG)
     for variable in ("STATE", "CACHE", "DATA", "CONFIG"):

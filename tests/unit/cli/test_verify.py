@@ -11,8 +11,8 @@ import pytest
 
 from makers.dist import make_dist
 from makers.signing import new_key
+from stereo import rebuild
 from stereo.check.differences import Difference, Level
-from stereo.cli import verify as verify_module
 from stereo.cli.app import run
 
 Capture = pytest.CaptureFixture[str]
@@ -177,7 +177,7 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch, *differences: Difference) -> list[P
         asked.append(folder)
         return differences
 
-    monkeypatch.setattr(verify_module, "build_again", build_again)
+    monkeypatch.setattr(rebuild, "build_again", build_again)
     return asked
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stereo.cli.plans import plan_of
+from stereo.build.plans import plan_of
 from stereo.pipeline.graph import graph
 from stereo.plan.plan import Plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stereo.cli.plans import plan_of
+from stereo.build.plans import plan_of
 from stereo.errors import StereoError, UsageError
 from stereo.pipeline.graph import graph
 from stereo.pipeline.matrix import Tls, existing_scheduler, refuse_open_lines

@@ -1,25 +1,30 @@
-"""Building a dist again and comparing, for `stereo rebuild` and `stereo verify --rebuild`; and the options of both."""
+"""Building a dist again from what its manifest records, and comparing the two."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
-from stereo.cli.options import dev_key, locks_option, mirror_option, this_machine
+from stereo.build.defaults import dev_key, this_machine
+from stereo.build.plans import plan_for
+from stereo.build.stages import Builder
+from stereo.build.version import revision_of
+from stereo.build.workspace import workspace
+from stereo.check.diff import diff
+from stereo.check.differences import Difference
+from stereo.check.rebuild import EmptyCache, refuse_other_locks, refuse_other_plan
+from stereo.inputs.lockfiles import LockFolder
+from stereo.inputs.sources import Overrides, Sources
+from stereo.inputs.store import Store
+from stereo.model.architecture import Architecture
+from stereo.model.manifest import Manifest
+from stereo.model.mixtape import load_mixtape
 from stereo.paths import Cache, Checkout
-
-if TYPE_CHECKING:
-    from stereo.check.differences import Difference
-    from stereo.model.manifest import Manifest
-    from stereo.plan.plan import Plan
-    from stereo.report import Report
-
-Verb = TypeVar("Verb", bound=Callable[..., Any])
+from stereo.plan.plan import Plan
+from stereo.produce import produce
+from stereo.report import Report
 
 
 @dataclass(frozen=True)
@@ -32,29 +37,12 @@ class Means:
     locks: Path | None
 
 
-def rebuild_options(verb: Verb) -> Verb:
-    """--offline, --jobs, --mirror and --locks"""
-    offline = click.option("--offline", is_flag=True, help="Rebuild with what the store holds alone.")
-    jobs = click.option(
-        "--jobs", type=click.IntRange(1, 256), metavar="N", help="Work at most on N things at once; default: cores."
-    )
-    return offline(jobs(mirror_option(locks_option(verb))))
-
-
 def build_again(folder: Path, manifest: Manifest, means: Means, report: Report) -> Sequence[Difference]:
     """Build what `manifest` records in another folder; returns how the dist `folder`, which has it, differs from that.
 
     Nothing that was built before is used, only downloads and tools. Raises StereoError when this checkout or these
     locks would make something else.
     """
-    from stereo.build.stages import Builder
-    from stereo.build.workspace import workspace
-    from stereo.check.diff import diff
-    from stereo.check.rebuild import EmptyCache
-    from stereo.inputs.sources import Overrides, Sources
-    from stereo.inputs.store import Store
-    from stereo.produce import produce
-
     plan = recorded_plan(manifest, means.locks)
     cache = Cache.from_environment()
     with workspace(cache, f"rebuild-{plan.key[:16]}", report) as scratch:
@@ -74,13 +62,6 @@ def build_again(folder: Path, manifest: Manifest, means: Means, report: Report) 
 
 def recorded_plan(manifest: Manifest, locks: Path | None) -> Plan:
     """The plan that the manifest records. Raises StereoError when this checkout makes another one."""
-    from stereo.check.rebuild import refuse_other_locks, refuse_other_plan
-    from stereo.cli.plans import plan_for
-    from stereo.cli.version import revision_of
-    from stereo.inputs.lockfiles import LockFolder
-    from stereo.model.architecture import Architecture
-    from stereo.model.mixtape import load_mixtape
-
     checkout, arch = Checkout.containing_this_package(), Architecture.from_system(manifest.arch)
     mixtape = load_mixtape(manifest.name, checkout.mixtapes, dev_key=dev_key())
     folder = LockFolder(locks or checkout.manifests)

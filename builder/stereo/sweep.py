@@ -15,8 +15,8 @@ from pathlib import Path
 
 from stereo.assemble.dist import read_manifest
 from stereo.build.budget import leftovers, size_of
-from stereo.cli.options import dev_key
-from stereo.cli.plans import plan_for
+from stereo.build.defaults import dev_key
+from stereo.build.plans import plan_for
 from stereo.errors import StereoError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture

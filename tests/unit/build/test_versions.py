@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stereo.cli.plans import source_date_epoch
-from stereo.cli.version import Revision, image_version, revision_of
+from stereo.build.plans import source_date_epoch
+from stereo.build.version import Revision, image_version, revision_of
 from stereo.errors import UsageError
 
 CLEAN = Revision("0123456789abcdef0123456789abcdef01234567", dirty=False)

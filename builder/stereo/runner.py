@@ -71,8 +71,8 @@ def need_programs(cache: Cache, report: Report, arch: Architecture, *, sandbox: 
 
 
 def _make_tools(cache: Cache, report: Report) -> Path:
+    from stereo.build.plans import plan_of
     from stereo.build.stages import Builder
-    from stereo.cli.plans import plan_of
     from stereo.inputs.sources import Sources
     from stereo.inputs.store import Store
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stereo.build.defaults import chosen_architecture, dev_key, this_machine
 from stereo.build.files import read_repository
-from stereo.cli.options import chosen_architecture, dev_key, this_machine
-from stereo.cli.version import image_version, revision_of
+from stereo.build.version import image_version, revision_of
 from stereo.errors import UsageError
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture

@@ -1,4 +1,4 @@
-"""Versions: the tool's own, and the one that an image gets.
+"""The version that an image gets, and the revision of the source that it is named after.
 
 A release is named by a person, in calendar form; anything else is named after the source that it was built from, so
 that a development image can never pass for a release.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stereo.errors import StereoError, UsageError
+from stereo.process import run
 
-TOOL_VERSION = "0.1.0"
 VARIABLE = "STEREO_VERSION"
 _CALVER = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\.(0|[1-9]\d{0,4})", re.ASCII)
 _SHORT = 12
@@ -37,8 +37,6 @@ class Revision:
 
 def revision_of(checkout: Path) -> Revision | None:
     """The state of a checkout; None where there is no git or no repository (an unpacked archive). See git(1)."""
-    from stereo.process import run
-
     # The owner of the checkout may be another user than we are (a container, sudo): git refuses that by default. Its
     # code is running already, so what is left to keep out is programs that its git configuration names.
     git: list[str | Path] = ["git", "-C", checkout, "-c", f"safe.directory={checkout}", "-c", "core.fsmonitor=false"]

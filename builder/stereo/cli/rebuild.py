@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stereo.cli.diff import as_data, as_text
-from stereo.cli.options import dist_argument, rebuild_options
+from stereo.cli.options import dist_argument, keep, rebuild_options
 from stereo.cli.output import Output, speaking
 
 
@@ -33,6 +33,7 @@ def rebuild(
     from stereo.assemble.dist import read_manifest
     from stereo.rebuild import Means, build_again
 
+    keep(folder)
     found = build_again(folder, read_manifest(folder), Means(offline, jobs, mirror, locks), out.report)
     level = f"differs at the level {found[0].level}\n" if found else ""
     out.result({**as_data(found), "level": found[0].level.value if found else None}, level + as_text(found))

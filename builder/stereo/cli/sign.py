@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stereo.cli.options import complete_key, dist_argument
+from stereo.cli.options import complete_key, dist_argument, keep
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError, shown
 
@@ -54,6 +54,7 @@ def sign(out: Output, folder: Path, key: str, builder_id: str | None, expires: s
     if builder_id is not None:
         refuse_what_is_no_builder(builder_id)
     secret = load_secret(find_key(key))
+    keep(folder)
     verdict = verify(folder, out.report)
     if verdict.manifest is None or not verdict.ok:
         fault = next(row for row in verdict.findings if not row.ok)

@@ -9,6 +9,7 @@ import click
 
 from stereo.cli.measure import amount
 from stereo.cli.output import Output, columns, safe, speaking
+from stereo.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from stereo.distribution.overview import Overview, Signed
@@ -155,6 +156,9 @@ def search(out: Output, text: str, root: str | None, plain_http: bool) -> int:
     from stereo.distribution.overview import search as search_root
     from stereo.registry.reference import parse_root
 
+    if text.startswith(("oci:", "/", "./", "../", "~", "http://", "https://")):
+        what = "is a place, and what is looked for is a part of a name"
+        raise UsageError(what, where=shown(text, 120), hint="name the place with --in")
     place = parse_root(root)
     found, more = search_root(place, text, plain_http=plain_http)
     if more:

@@ -72,6 +72,7 @@ def publish(
     StereoError, RegistryError, OSError; then no tag names anything that is not whole.
     """
     _refuse_fixed(remote, floating or ())
+    _refuse_inside(remote, dists)
     shipments = [_verified(dist, policy, now or datetime.now(UTC), report) for dist in dists]
     name, version = _the_release(shipments)
     tags = _Floating(name, version, floating, allow_fewer)
@@ -95,6 +96,7 @@ def publish_statements(dist: Path, remote: Remote, *, report: Report, jobs: int 
 
     Raises as `publish` does.
     """
+    _refuse_inside(remote, [dist])
     shipment = _verified(dist, None, datetime.now(UTC), report)
     version = shipment.manifest.version
     if not shipment.statements:
@@ -157,6 +159,14 @@ def _refuse_fixed(remote: Remote, floating: Sequence[str]) -> None:
         where = str(remote.reference.with_tag(tag))
         if is_release(tag) or tag.startswith("sha256-"):
             raise UsageError("is the tag of one document for ever", where=where, hint="--tag latest, --tag nightly")
+
+
+def _refuse_inside(remote: Remote, dists: Sequence[Path]) -> None:
+    """Raises UsageError for a layout in one of the dists, which would be none any more."""
+    place = remote.reference
+    for dist in dists:
+        if place.kind == "layout" and Path(place.path).resolve().is_relative_to(dist.resolve()):
+            raise UsageError("lies in the dist itself", where=str(place), hint="name another folder with --to")
 
 
 @dataclass(frozen=True)

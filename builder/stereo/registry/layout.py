@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from stereo.assemble.files import failures_explained, open_plain, settle_folder
-from stereo.errors import StereoError
+from stereo.errors import StereoError, UsageError
 from stereo.registry.documents import Descriptor, digest_of
 from stereo.registry.errors import DigestMismatch, Malformed, NotFound
 from stereo.registry.layout_index import (
@@ -130,6 +130,9 @@ class LayoutRemote:
             raise StereoError(f"cannot be read: {error.strerror}", where=str(self._folder)) from error
         if len(names) > MAX_REPOSITORIES:
             raise Malformed(f"holds more than {MAX_REPOSITORIES} layouts", where=str(self._folder))
+        if not names and (self._folder / VERSION_FILE).is_file():
+            hint = f"`stereo tags {self.reference.name}` lists its versions"
+            raise UsageError("is the layout of one mixtape, not a folder of them", where=str(self._folder), hint=hint)
         return sorted(names)
 
     # Reading

@@ -131,7 +131,7 @@ def is_loopback(host: str) -> bool:
 def split_host(host: str) -> tuple[str, int | None]:
     """Host and port of HOST[:PORT], an IPv6 address without its brackets."""
     name, colon, port = host.rpartition(":")
-    if not colon or not port.isdigit() or name.endswith(":"):
+    if not colon or not (port.isascii() and port.isdigit()) or name.endswith(":"):
         name, port = host, ""
     return name.strip("[]"), int(port) if port else None
 

@@ -262,7 +262,7 @@ def _error_code(response: requests.Response, limits: Limits) -> str | None:
 
 def _seconds(text: str) -> float:
     """Of Retry-After; its form as a date is for people."""
-    return float(text) if text.isdigit() and len(text) < 6 else 0
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
 def _speaks_tls(host: str, limits: Limits) -> bool:

@@ -120,6 +120,29 @@ def test_a_version_with_other_bytes_stays(dist: Path, tmp_path: Path, capsys: py
     assert "hint: a release never changes" in complaint
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("below", ["", "/registry"])
+def test_a_layout_in_the_dist_itself_is_refused_and_nothing_is_made_there(
+    below: str, dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(dist.rglob("*"))
+    for more in ([], ["--attestations"]):
+        _, why = said(capsys, "publish", dist, "--to", f"oci:{dist}{below}", *more, status=2)
+        assert "lies in the dist itself" in why
+    assert sorted(dist.rglob("*")) == before
+    said(capsys, "publish", dist, "--to", f"oci:{tmp_path / 'dist-of-others'}", "-q")
+
+
+def test_a_place_given_as_a_name_and_a_mixtape_as_a_registry_are_told_apart(
+    dist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"oci:{tmp_path}/published/sample"
+    said(capsys, "publish", dist, "--to", place, "-q")
+    assert "--in" in said(capsys, "search", place, status=2)[1]
+    assert f"stereo tags {place}" in said(capsys, "search", "--in", place, status=2)[1]
+    assert "2026.01.02.0" in said(capsys, "search", "--in", tmp_path / "published")[0]
+
+
 @pytest.mark.parametrize("verb", ["publish", "tags", "inspect", "search"])
 def test_every_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"  stereo {verb}" in said(capsys, verb, "--help")[0]

@@ -239,6 +239,13 @@ def test_retry_after_is_heeded_up_to_a_limit(registry: HostileRegistry) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("said", ["²", "-1", "1e9", "nan", "Thu, 01 Jan 2026 00:00:00 GMT"])
+def test_a_retry_after_that_is_no_number_of_seconds_is_passed_over(registry: HostileRegistry, said: str) -> None:
+    registry.retry_after = said
+    registry.wrong("503", times=1)
+    assert client(registry).get_manifest("1.0")[1] == DOCUMENTS.index
+
+
 def test_who_reads_slowly_is_not_taken_for_a_slow_registry(layout: Path) -> None:
     data = os.urandom(8 << 20)  # more than the system keeps for us
     LayoutRemote(Reference("layout", path=str(layout))).put_blob(describe(data, media.OCTETS), data)

@@ -84,6 +84,9 @@ def test_or_in_the_root_that_the_environment_names(root: str, full: str, monkeyp
         "registry.example/a@sha512:" + "ab" * 64,
         "registry.example:99999/a",
         "registry.example:0/a",
+        "registry.example:²/a",
+        "localhost:²",
+        "http://registry.example:²/a",
         "-registry.example/a",
         "[::g]:5000/a",
         "oci:",
@@ -169,3 +172,4 @@ def test_hosts_and_ports_come_apart() -> None:
     assert split_host("a.example:80") == ("a.example", 80)
     assert split_host("[::1]:80") == ("::1", 80)
     assert split_host("::1") == ("::1", None)
+    assert split_host("a.example:²") == ("a.example:²", None)

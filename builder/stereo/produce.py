@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from stereo.assemble.dist import ManifestFacts, PartitionFacts, assemble
+from pydantic import ValidationError
+
+from stereo.assemble.dist import ManifestFacts, assemble
 from stereo.build.stages import Builder
+from stereo.errors import ProblemsError
 from stereo.model.lock import Lock
-from stereo.model.manifest import Agent, AgentPackage, Manifest
+from stereo.model.manifest import MANIFEST_FILE, Agent, AgentPackage, Build, Manifest, PartitionEntry, problems_of
 from stereo.plan.plan import Plan
 from stereo.sbom.documents import documents
 from stereo.sbom.gather import draw_up
@@ -25,13 +28,15 @@ def produce(plan: Plan, builder: Builder, out: Path, *, revision: str, jobs: int
     """Make the dist `out` of `plan`. `revision` names the source it is built from. Raises StereoError."""
     image = builder.image(plan)
     programs = Programs.find(builder.tools(plan))
-    facts = _facts(plan, json.loads((image / "image.json").read_text()), revision)
+    try:
+        facts = _facts(plan, json.loads((image / "image.json").read_text()), revision)
+    except ValidationError as error:
+        raise ProblemsError(problems_of(error, MANIFEST_FILE)) from error
     return assemble(
         image,
         facts,
         out,
         documents=_documents(plan, builder, facts),
-        level=plan.level,
         jobs=jobs,
         qemu_img=programs.qemu_img,
         qemu_env=programs.closed_environment(),
@@ -47,7 +52,7 @@ def _documents(plan: Plan, builder: Builder, facts: ManifestFacts) -> dict[str, 
         bill = draw_up(
             plan,
             read_tree(tree),
-            revision=facts.source_revision,
+            revision=facts.build.source_revision,
             root_hash=facts.root_hash,
             kernel_version=facts.kernel_version,
         )
@@ -62,18 +67,19 @@ def _facts(plan: Plan, image: dict[str, object], revision: str) -> ManifestFacts
         version=plan.version,
         arch=plan.arch.system,
         dev=plan.mixtape.dev,
-        source_revision=revision,
-        plan_key=plan.key,
-        lock_sha256=plan.lock.digest,
-        tools_lock_sha256=plan.tools_lock.digest,
-        epoch=plan.epoch,
-        tools=_tools(plan.tools_lock),
+        build=Build(
+            source_revision=revision,
+            plan_key=plan.key,
+            lock_sha256=plan.lock.digest,
+            tools_lock_sha256=plan.tools_lock.digest,
+            epoch=plan.epoch,
+            level=plan.level,
+            tools=_tools(plan.tools_lock),
+        ),
         kernel_version=str(image["kernel_version"]),
         root_hash=str(image["root_hash"]),
         disk_uuid=str(image["disk_uuid"]),
-        partitions=tuple(
-            PartitionFacts(row["label"], row["type"], row["uuid"], row["offset"], row["size"]) for row in partitions
-        ),
+        partitions=tuple(PartitionEntry.model_validate(row) for row in partitions),
         agent=Agent(
             harness=plan.mixtape.harness.value,
             api_keys=plan.mixtape.api_keys,

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,9 @@ from stereo.model.manifest import (
     SCHEMA,
     SPDX_FILE,
     Agent,
+    Build,
     Manifest,
+    PartitionEntry,
     is_release,
     parse_manifest,
     problems_of,
@@ -49,34 +51,18 @@ _KERNEL_FILES = {"vmlinuz": "bzImage", "initrd": "initrd", "cmdline": "cmdline",
 
 
 @dataclass(frozen=True)
-class PartitionFacts:
-    """One partition of the raw disk, as in the manifest; `offset` and `size` are bytes."""
-
-    label: str
-    type: str
-    uuid: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
 class ManifestFacts:
-    """What the manifest says and only the caller knows. `epoch` is in seconds, `arch` "x86_64-linux" or so."""
+    """What the manifest says and only the caller knows: all but the digests. `arch` is "x86_64-linux" or so."""
 
     name: str
     version: str
     arch: str
     dev: bool
-    source_revision: str
-    plan_key: str
-    lock_sha256: str
-    tools_lock_sha256: str
-    epoch: int
-    tools: Mapping[str, str]
+    build: Build
     kernel_version: str
     root_hash: str
     disk_uuid: str
-    partitions: tuple[PartitionFacts, ...]
+    partitions: tuple[PartitionEntry, ...]
     agent: Agent
 
 
@@ -86,7 +72,6 @@ def assemble(
     out: Path,
     *,
     documents: Mapping[str, bytes],
-    level: int,
     jobs: int,
     qemu_img: Sequence[str],
     frames: Path,
@@ -96,9 +81,9 @@ def assemble(
 ) -> Manifest:
     """Make the dist `out` (dist/NAME/VERSION/ARCH) from `image_dir` (image.raw, vmlinuz, initrd, cmdline, init).
 
-    `documents` are the two SBOMs by file name, `level` is zstd's, `jobs` the compressors at work at most (the bytes do
-    not depend on it), `qemu_img` the first words of the command, `qemu_env` its environment. Raises StereoError; then
-    `out` is as it was. A release whose bytes would change is refused unless `force`.
+    `documents` are the two SBOMs by file name, `jobs` the compressors at work at most (the bytes do not depend on it),
+    `qemu_img` the first words of the command, `qemu_env` its environment. Raises StereoError; then `out` is as it was.
+    A release whose bytes would change is refused unless `force`.
     """
     # Most who import this module only read a manifest.
     from stereo.assemble.compress import Compressor, Span
@@ -107,10 +92,11 @@ def assemble(
 
     with failures_explained("cannot assemble the dist", out), staging(out, report) as folder:
         image, raw, qcow2 = image_dir / "image.raw", folder / "stereos.img", folder / "stereos.qcow2"
+        level = facts.build.level
         total = _data_size(image)
         artifacts: dict[str, object] = {"kernel": _kernel(image_dir, folder)}
         sbom = _written(documents, folder)
-        _refuse_unfit(facts, level, artifacts, sbom, image.stat().st_size)  # now, and not after a minute of compressing
+        _refuse_unfit(facts, artifacts, sbom, image.stat().st_size)  # now, and not after a minute of compressing
         with report.step("Deriving the qcow2"):
             convert(image, qcow2, qemu_img=qemu_img, env=qemu_env)
         total += _data_size(qcow2)
@@ -124,13 +110,13 @@ def assemble(
             compressor.finish()
             artifacts["raw"] = _joined(compressor, raw_sums, folder / "stereos.img.zst")
             artifacts["qcow2"] = _joined(compressor, qcow2_sums, folder / "stereos.qcow2.zst")
-        manifest = _describe(facts, level, artifacts, sbom, raw_sums.spans)
+        manifest = _describe(facts, artifacts, sbom, raw_sums.spans)
         text = render_manifest(manifest).encode()
         _refuse_other_bytes(out, manifest.version, text, force=force)
         with report.step("Moving the dist into place"):
             (folder / MANIFEST_FILE).write_bytes(text)
             for file in sorted(folder.iterdir()):
-                settle(file, facts.epoch)
+                settle(file, facts.build.epoch)
             publish(folder, out)
         prune_frames(frames, FRAMES_LIMIT, keep={*raw_sums.chunks, *qcow2_sums.chunks})
     return manifest
@@ -196,18 +182,15 @@ def _written(documents: Mapping[str, bytes], folder: Path) -> dict[str, dict[str
     return tables
 
 
-def _refuse_unfit(
-    facts: ManifestFacts, level: int, artifacts: Mapping[str, object], sbom: Mapping[str, object], size: int
-) -> None:
+def _refuse_unfit(facts: ManifestFacts, artifacts: Mapping[str, object], sbom: Mapping[str, object], size: int) -> None:
     """Raises ProblemsError for facts that no reader of the manifest would accept. `size` is the disk's, in bytes."""
     digest = "0" * 64
     disk = {"sha256": digest, "size": size, "compressed_sha256": digest, "compressed_size": 1}
-    _describe(facts, level, {**artifacts, "raw": disk, "qcow2": disk}, sbom, [digest] * len(facts.partitions))
+    _describe(facts, {**artifacts, "raw": disk, "qcow2": disk}, sbom, [digest] * len(facts.partitions))
 
 
 def _describe(
     facts: ManifestFacts,
-    level: int,
     artifacts: Mapping[str, object],
     sbom: Mapping[str, object],
     digests: Sequence[str],
@@ -220,21 +203,13 @@ def _describe(
         "dev": facts.dev,
         "artifacts": artifacts,
         "sbom": sbom,
-        "build": {
-            "source_revision": facts.source_revision,
-            "plan_key": facts.plan_key,
-            "lock_sha256": facts.lock_sha256,
-            "tools_lock_sha256": facts.tools_lock_sha256,
-            "epoch": facts.epoch,
-            "level": level,
-            "tools": dict(facts.tools),
-        },
+        "build": facts.build,
         "image": {
             "kernel_version": facts.kernel_version,
             "root_hash": facts.root_hash,
             "disk_uuid": facts.disk_uuid,
             "partition": [
-                {**asdict(one), "sha256": digest} for one, digest in zip(facts.partitions, digests, strict=True)
+                {**one.model_dump(), "sha256": digest} for one, digest in zip(facts.partitions, digests, strict=True)
             ],
         },
         "agent": facts.agent,

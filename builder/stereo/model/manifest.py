@@ -185,7 +185,7 @@ class Build(_Model):
     tools: Annotated[dict[_Word, _Word], Field(max_length=64)]
 
 
-class Partition(_Model):
+class PartitionEntry(_Model):
     """One entry of the disk's partition table. `offset` and `size` are bytes, `type` and `uuid` as in the GPT."""
 
     label: Annotated[str, Field(pattern=r"^[ -~]{0,36}$")]
@@ -193,12 +193,17 @@ class Partition(_Model):
     uuid: Uuid
     offset: Annotated[int, Field(ge=SECTOR, le=MAX_FILE, multiple_of=SECTOR)]
     size: Annotated[int, Field(ge=SECTOR, le=MAX_FILE, multiple_of=SECTOR)]
-    sha256: Sha256
 
     @property
     def end(self) -> int:
         """The first byte after it."""
         return self.offset + self.size
+
+
+class Partition(PartitionEntry):
+    """[[image.partition]]: the entry, and what is in the partition."""
+
+    sha256: Sha256
 
 
 class Image(_Model):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stereo.assemble.dist import ManifestFacts, PartitionFacts, assemble
-from stereo.model.manifest import CYCLONEDX_FILE, SPDX_FILE, Agent, AgentPackage, Manifest
+from stereo.assemble.dist import ManifestFacts, assemble
+from stereo.model.manifest import CYCLONEDX_FILE, SPDX_FILE, Agent, AgentPackage, Build, Manifest, PartitionEntry
 from stereo.report import Silent
 
 MIB = 1 << 20
@@ -54,21 +54,32 @@ FACTS = ManifestFacts(
     version="dev-5d89c00",
     arch="x86_64-linux",
     dev=False,
-    source_revision="5d89c00",
-    plan_key=KEY,
-    lock_sha256="cd" * 32,
-    tools_lock_sha256="ef" * 32,
-    epoch=EPOCH,
-    tools={"mkosi": "27.1", "qemu": "10.0.2"},
+    build=Build(
+        source_revision="5d89c00",
+        plan_key=KEY,
+        lock_sha256="cd" * 32,
+        tools_lock_sha256="ef" * 32,
+        epoch=EPOCH,
+        level=1,
+        tools={"mkosi": "27.1", "qemu": "10.0.2"},
+    ),
     kernel_version="6.12.117+deb13-cloud-amd64",
     root_hash="12" * 32,
     disk_uuid="00000000-0000-4000-8000-000000000000",
     partitions=(
-        PartitionFacts(
-            "esp", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "00000000-0000-4000-8000-000000000001", MIB, 4 * MIB
+        PartitionEntry(
+            label="esp",
+            type="c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+            uuid="00000000-0000-4000-8000-000000000001",
+            offset=MIB,
+            size=4 * MIB,
         ),
-        PartitionFacts(
-            "root", "4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "00000000-0000-4000-8000-000000000002", 8 * MIB, 7 * MIB
+        PartitionEntry(
+            label="root",
+            type="4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+            uuid="00000000-0000-4000-8000-000000000002",
+            offset=8 * MIB,
+            size=7 * MIB,
         ),
     ),
     agent=Agent(
@@ -85,7 +96,7 @@ def build(
     frames: Path,
     *,
     version: str = FACTS.version,
-    level: int = 1,
+    level: int = FACTS.build.level,
     jobs: int = 2,
     qemu_img: Sequence[str] = STAND_IN,
     force: bool = False,
@@ -93,10 +104,9 @@ def build(
     """`assemble` with all that the tests do not care about."""
     return assemble(
         image,
-        replace(FACTS, version=version),
+        replace(FACTS, version=version, build=FACTS.build.model_copy(update={"level": level})),
         out,
         documents=DOCUMENTS,
-        level=level,
         jobs=jobs,
         qemu_img=qemu_img,
         frames=frames,

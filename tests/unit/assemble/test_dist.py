@@ -197,7 +197,6 @@ def test_facts_that_no_reader_would_accept_are_refused_before_the_work(image: Pa
             facts,
             dist,
             documents=DOCUMENTS,
-            level=1,
             jobs=1,
             qemu_img=STAND_IN,
             frames=frames,

@@ -27,7 +27,7 @@ def same_wishes(dist: Path, locks: Path) -> list[str | Path]:
 
 def test_everything_that_could_leak_differs_and_the_bytes_do_not(dist: Path, locks: Path, stranger: Stranger) -> None:
     """Another checkout path, TZ, LC_ALL, umask, HOME, host name, number of cores, user, time, and an empty cache."""
-    assert not stranger.cache.store.exists()
+    stranger = stranger.with_an_empty_cache()
     out = stranger.folder("out put")
     words = [*same_wishes(dist, stranger.copy(locks)), "--jobs", "1", "--output-dir", out]
     stranger.stereo(*words, cwd=out, env=stranger.environment, umask=stranger.umask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from makers.builds import copy_checkout
@@ -27,6 +27,11 @@ class Stranger:
     @property
     def cache(self) -> Cache:
         return Cache(Path(self.environment["STEREO_CACHE"]))
+
+    def with_an_empty_cache(self) -> Stranger:
+        """The same somebody, who has fetched and built nothing so far."""
+        cache = self.folder("an empty cache")
+        return replace(self, environment={**self.environment, "STEREO_CACHE": str(cache)})
 
     def folder(self, name: str) -> Path:
         """A new folder of theirs."""
@@ -57,7 +62,7 @@ def make_stranger(user: User, stereo: Stereo) -> Stranger:
     environment = {
         **_npm_registry(),
         **user.environment(),
-        "STEREO_CACHE": str(user.home / "an empty cache"),
+        "STEREO_CACHE": str(user.home / "their own cache"),
         "TZ": "Pacific/Chatham",
         "LC_ALL": "tr_TR.UTF-8",
         "LANGUAGE": "tr",

@@ -38,6 +38,30 @@ def seize(path: Path) -> int | None:
     return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def is_held(path: Path) -> bool:
+    """Whether anybody holds or has seized `path` right now. What is not there, nobody holds."""
+    return _refused(path, fcntl.LOCK_EX)
+
+
+def is_seized(path: Path) -> bool:
+    """Whether somebody has `path` against all others right now; who asks this at the same time does not count."""
+    return _refused(path, fcntl.LOCK_SH)
+
+
+def _refused(path: Path, how: int) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _locked(path: Path, how: int) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -6,8 +6,6 @@ downloads that it names, so that an offline build stays possible, even when the 
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from stereo.build.budget import leftovers, size_of
 from stereo.build.defaults import dev_key
 from stereo.build.plans import plan_for
 from stereo.errors import StereoError
+from stereo.holding import is_held
 from stereo.inputs.lockfiles import LockFolder
 from stereo.model.architecture import Architecture
 from stereo.model.mixtape import load_mixtape
@@ -63,7 +62,7 @@ def heaps(cache: Cache, checkout: Checkout, dists: Iterable[Path], *, everything
     found = []
     for room, paths in rooms.items():
         spare = (path for path in paths if path.name.removesuffix(".tar") not in keep)
-        gone = tuple(sorted(path for path in spare if room not in _HELD or not _is_held(path)))
+        gone = tuple(sorted(path for path in spare if room not in _HELD or not is_held(path)))
         found.append(Heap(_NAMES[room], gone, sum(map(size_of, gone)), len(paths) - len(gone)))
     return found
 
@@ -95,23 +94,9 @@ def _needed_by_locks(checkout: Checkout) -> Iterator[str]:
 
 def running_build(cache: Cache) -> str | None:
     """The name of a build that works in this cache right now, or None."""
-    return next((path.stem for path in sorted(cache.work.glob("*.lock")) if _is_held(path)), None)
+    return next((path.stem for path in sorted(cache.work.glob("*.lock")) if is_held(path)), None)
 
 
 def _in_use(folder: Path) -> bool:
     """Whether its owner lives: a build holds the lock file beside its folder, a machine the folder itself."""
-    return _is_held(folder.with_name(f"{folder.name}.lock")) or _is_held(folder)
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(folder.with_name(f"{folder.name}.lock")) or is_held(folder)

@@ -5,19 +5,10 @@ from __future__ import annotations
 import stat
 import struct
 
-from makers.node import Files, Node, children
+from makers.node import FILE_TYPES, Files, Node, children
 
 BLOCK = 4096
 _META = 1  # the first block of inodes
-_TYPES = {
-    stat.S_IFREG: 1,
-    stat.S_IFDIR: 2,
-    stat.S_IFCHR: 3,
-    stat.S_IFBLK: 4,
-    stat.S_IFIFO: 5,
-    stat.S_IFSOCK: 6,
-    stat.S_IFLNK: 7,
-}
 
 
 def _xattrs(node: Node) -> bytes:
@@ -54,7 +45,7 @@ def make_erofs(files: Files, *, extended: bool = False, layout: int = 2) -> byte
         below = [(name, f"{path.rstrip('/')}/{name}") for name in children(files, path)]
         above = path.rsplit("/", 1)[0] or "/"
         names = [(".", path), ("..", above), *below]
-        return _directory([(n, places.get(p, 0), _TYPES[stat.S_IFMT(files[p].mode)]) for n, p in names])
+        return _directory([(n, places.get(p, 0), FILE_TYPES[stat.S_IFMT(files[p].mode)]) for n, p in names])
 
     def pieces(path: str, node: Node) -> tuple[int, bytes, bytes, bytes]:
         """The layout of an inode, its extended attributes, its whole blocks and its inline end."""

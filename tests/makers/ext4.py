@@ -5,19 +5,10 @@ from __future__ import annotations
 import stat
 import struct
 
-from makers.node import Files, Node, children
+from makers.node import FILE_TYPES, Files, Node, children
 
 BLOCK = 1024
 INODE = 256
-_TYPES = {
-    stat.S_IFREG: 1,
-    stat.S_IFDIR: 2,
-    stat.S_IFCHR: 3,
-    stat.S_IFBLK: 4,
-    stat.S_IFIFO: 5,
-    stat.S_IFSOCK: 6,
-    stat.S_IFLNK: 7,
-}
 _TABLE = 5
 
 
@@ -92,7 +83,7 @@ def _content(files: Files, numbers: dict[str, int], path: str, node: Node) -> by
     for index, (name, target) in enumerate(rows):
         text = name.encode()
         length = -(-(8 + len(text)) // 4) * 4 if index + 1 < len(rows) else BLOCK - len(block)
-        head = struct.pack("<IHBB", numbers[target], length, len(text), _TYPES[stat.S_IFMT(files[target].mode)])
+        head = struct.pack("<IHBB", numbers[target], length, len(text), FILE_TYPES[stat.S_IFMT(files[target].mode)])
         block += (head + text).ljust(length, b"\0")
     return block
 

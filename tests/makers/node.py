@@ -24,6 +24,16 @@ class Node:
 
 
 Files = dict[str, Node]
+FILE_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+"""What erofs and ext4 write into a directory for each type of file: FT_* of the kernel's fs_types.h."""
 
 
 def directory(mode: int = 0o755, **more: int) -> Node:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stereo.errors import StereoError
-from stereo.holding import hold, holding, seize
+from stereo.holding import hold, holding, is_held, is_seized, seize
 
 _HOLD = "import sys; from pathlib import Path; from stereo.holding import hold; assert hold(Path(sys.argv[1])); print()"
 _PATH = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -55,9 +55,24 @@ def test_many_hold_and_nobody_seizes_before_the_last_has_gone(tmp_path: Path) ->
     os.close(descriptor)
 
 
+def test_it_is_told_whether_a_thing_is_held_and_whether_against_all_others(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    with holding(tmp_path):
+        assert is_held(tmp_path)
+        assert not is_seized(tmp_path)
+    descriptor = seize(tmp_path)
+    assert descriptor is not None
+    assert is_held(tmp_path)
+    assert is_seized(tmp_path)
+    os.close(descriptor)
+    assert not is_seized(tmp_path)
+
+
 def test_what_is_not_there_is_neither_held_nor_seized(tmp_path: Path) -> None:
     assert hold(tmp_path / "none") is None
     assert seize(tmp_path / "none") is None
+    assert not is_held(tmp_path / "none")
+    assert not is_seized(tmp_path / "none")
     with pytest.raises(StereoError, match="is not there"), holding(tmp_path / "none"):
         pass
 

@@ -11,11 +11,12 @@ import stat
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from stereo.errors import StereoError, shown
+from stereo.errors import StereoError, UsageError, shown
 
 CHUNK = 1 << 20
 """Bytes that a streaming pass takes at a time."""
@@ -93,6 +94,19 @@ class _BytesSource:
 
     def read_at(self, offset: int, length: int) -> bytes:
         return self._data[offset : offset + length]
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    """A descriptor of a folder whose files are opened by `OpenFile`. Raises UsageError when it cannot be had."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"is no directory that can be read: {error.strerror}", where=str(path)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class OpenFile:

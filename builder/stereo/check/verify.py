@@ -19,12 +19,12 @@ from pathlib import Path
 from stereo.artifacts import gpt, zst
 from stereo.artifacts.kernel import kernel_fault, kernel_form
 from stereo.artifacts.qcow2 import Qcow2
-from stereo.artifacts.region import FormatError, OpenFile, Region
+from stereo.artifacts.region import FormatError, OpenFile, Region, open_folder
 from stereo.check import disk
 from stereo.check.bills import sbom_fault
 from stereo.check.derived import vmlinux
 from stereo.check.passes import Seen, Tick, content_digest, plain_pass, qcow2_pass, raw_pass, zst_pass
-from stereo.errors import ProblemsError, StereoError, UsageError, shown
+from stereo.errors import ProblemsError, StereoError, shown
 from stereo.model.manifest import (
     ADDED_LATER,
     ATTESTATIONS,
@@ -83,12 +83,7 @@ def verify(dist: Path, report: Report, *, jobs: int | None = None) -> Verdict:
 
     Whatever is wrong with the content becomes a finding. Raises UsageError when there is no such directory.
     """
-    try:
-        folder = os.open(dist, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"is no directory that can be read: {error.strerror}", where=str(dist)) from error
-    with ExitStack() as stack:
-        stack.callback(os.close, folder)
+    with open_folder(dist) as folder, ExitStack() as stack:
         return _verify(folder, report, jobs or os.cpu_count() or 1, stack)
 
 

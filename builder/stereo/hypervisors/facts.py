@@ -6,7 +6,6 @@ is missing or damaged becomes a `Fault` that says so: only the manifest has to b
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,11 +21,11 @@ from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.kernel import Image, Kernel, kernel_form
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.qcow2 import Qcow2
-from stereo.artifacts.region import LARGEST_READ, FormatError, OpenFile, Region
+from stereo.artifacts.region import LARGEST_READ, FormatError, OpenFile, Region, open_folder
 from stereo.artifacts.tree import Entry, Kind, Tree
 from stereo.artifacts.vfat import Vfat
 from stereo.artifacts.zst import Spool
-from stereo.errors import UsageError, shown
+from stereo.errors import shown
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import Manifest
 
@@ -108,12 +107,7 @@ class Facts:
 
 def read_facts(folder: Path, manifest: Manifest) -> Facts:
     """Read the dist in `folder`. Raises UsageError when that cannot be opened."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"is no directory that can be read: {error.strerror}", where=str(folder)) from error
-    with ExitStack() as stack:
-        stack.callback(os.close, descriptor)
+    with open_folder(folder) as descriptor, ExitStack() as stack:
         return _Reader(stack, descriptor, manifest).facts(folder)
 
 

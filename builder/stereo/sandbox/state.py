@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from stereo.errors import StereoError, UsageError
+from stereo.holding import is_seized
 from stereo.model.architecture import Architecture
 from stereo.paths import user_state
 
@@ -158,17 +159,7 @@ class Folder:
 
     def held(self) -> bool:
         """Whether a supervisor has the sandbox."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_seized(self.path / "lock")
 
     def record(self) -> Record | None:
         """What was written down; None if nothing was. Raises StereoError for a file that is none of ours."""

@@ -30,11 +30,13 @@ _LEAVE = b"\x1d"  # Ctrl-], as in telnet(1)
 Examples:
   stereo boot result --until ready               boot, wait for the guest daemon, shut down, show the phases
   stereo boot result --with kernel --until ready the same without firmware
+  stereo boot coder:2026.01.31.0 --until ready   what was pulled, from the local store
   stereo boot result                             on a terminal: stay on the console until the machine ends
 
-The files of the dist are never written to: the machine gets a throw-away layer over its disk. The
-accelerator is the best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another. A dist of another architecture
-than this machine's is emulated.""",
+What has a '/' or is there is a folder, anything else a NAME[:VERSION] of the local store. The files of
+the dist are never written to: the machine gets a throw-away layer over its disk. The accelerator is the
+best one that works; STEREO_ACCEL (kvm, hvf, tcg) chooses another. A dist of another architecture than this
+machine's is emulated.""",
 )
 @dist_argument("folder")
 @click.option(

@@ -11,6 +11,7 @@ import click
 from stereo.cli.measure import amount
 from stereo.cli.options import ARCHITECTURE
 from stereo.cli.output import Output, columns, safe, speaking
+from stereo.cli.places import complete_stored
 from stereo.errors import StereoError, UsageError
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ class _Shelf(click.Group):
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             args = ["list", *args]
         return super().parse_args(ctx, args)
-
-
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from stereo.dists import entries, store_folder
-
-    found = entries(store_folder())
-    words = {entry.name for entry in found} | {f"{entry.name}:{entry.version}" for entry in found}
-    return sorted(word for word in words if word.startswith(incomplete))
 
 
 @click.group(
@@ -56,7 +49,7 @@ def dists() -> None:
 
 
 @dists.command("list", short_help="List what is there.")
-@click.argument("name", required=False, shell_complete=_complete)
+@click.argument("name", required=False, shell_complete=complete_stored)
 @speaking(as_json=True)
 def list_(out: Output, name: str | None) -> None:
     """List the dists of the local store, or of mixtape NAME: what each costs, where it is, and who uses it."""
@@ -131,7 +124,7 @@ Examples:
 
 Exit status: 0 removed, or only shown; 1 it is in use; 2 there is no such dist.""",
 )
-@click.argument("reference", metavar="NAME[:VERSION]", shell_complete=_complete)
+@click.argument("reference", metavar="NAME[:VERSION]", shell_complete=complete_stored)
 @click.option("--arch", type=ARCHITECTURE, help="Only those for that machine; default: all.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

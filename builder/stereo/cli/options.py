@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from stereo.cli.places import DistType
 from stereo.holding import holding
 from stereo.paths import Checkout
 
@@ -105,8 +106,8 @@ def building_options(verb: Verb) -> Verb:
 
 
 def dist_argument(name: str) -> Callable[[Verb], Verb]:
-    """A folder that `stereo build` made."""
-    return click.argument(name, type=click.Path(path_type=Path, file_okay=False, exists=True))
+    """A dist: DIR, or NAME[:VERSION] of the local store; see `places.DistType`."""
+    return click.argument(name, type=DistType(), metavar="DIR|NAME[:VERSION]")
 
 
 def keep(*dists: Path) -> None:

@@ -27,8 +27,9 @@ The version of the dist becomes a tag, once everything was sent, read back and c
 with other bytes stays; one that lacks this architecture gets it. No tag moves to a version for fewer
 architectures than the one it names: of those that come one after the other, the last moves `latest`.
 Run again, it sends what is missing and changes nothing else. --attestations adds the signed
-statements in the dist, such as that of your own rebuild, to what is published already. Credentials
-are those of `docker login` or `podman login`.
+statements in the dist, such as that of your own rebuild, to what is published already. Only --policy
+is asked here: $STEREO_POLICY says whom you believe, not what you may publish. Credentials are those of
+`docker login` or `podman login`.
 
 Exit status: 0 published, 1 the dist does not verify or the registry refuses, 2 it is no release.""",
 )

@@ -12,6 +12,7 @@ from stereo.cli.believing import NOBODY, believing, chosen_policy
 from stereo.cli.measure import amount
 from stereo.cli.options import arch_option
 from stereo.cli.output import Output, safe, speaking
+from stereo.cli.places import complete_reference
 
 if TYPE_CHECKING:
     from stereo.distribution.pull import Pulled
@@ -39,7 +40,7 @@ configuration says who is believed; with none of them, nobody's signature is che
 Exit status: 0 it is here, 1 it is not there, not believed or not whole,
 2 wrong usage, or another dist has its place.""",
 )
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="REF", shell_complete=complete_reference)
 @click.option(
     "-o",
     "--output-dir",

@@ -9,6 +9,7 @@ import click
 
 from stereo.cli.measure import amount
 from stereo.cli.output import Output, columns, safe, speaking
+from stereo.cli.places import complete_reference
 from stereo.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Examples:
 
 Exit status: 0 shown, 1 there are none or the registry refuses, 2 wrong usage.""",
 )
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="REF", shell_complete=complete_reference)
 @_plain_http
 @speaking(as_json=True)
 def tags(out: Output, reference: str, plain_http: bool) -> None:
@@ -69,7 +70,7 @@ Signatures are listed, not checked: `stereo pull` and `stereo verify` do that.
 
 Exit status: 0 shown, 1 it is not there or the registry refuses, 2 wrong usage.""",
 )
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="REF", shell_complete=complete_reference)
 @_plain_http
 @speaking(as_json=True)
 def inspect(out: Output, reference: str, plain_http: bool) -> None:

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   stereo verify result
+  stereo verify opencode-mixtape:2026.01.31.0        in the local store, where `stereo pull` puts it
   stereo verify result --key release.pub
   stereo verify result --policy policy.toml
   stereo verify result --rebuild --sign-with me
   stereo verify dist/opencode-mixtape/2026.01.31.0/x86_64 --json | jq .failed
+
+What has a '/' or is there is a folder, anything else a NAME[:VERSION] of the local store: for this
+machine, or for the only architecture that it is there for.
 
 Without --key, --policy and --no-policy, $STEREO_POLICY or policy.toml in stereo's folder of your
 configuration is the policy; docs/policy.md tells what one may say. With --key, one of the keys must

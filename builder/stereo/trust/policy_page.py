@@ -53,7 +53,7 @@ _HEAD = """\
 # policy.toml
 
 A policy says whose statements are believed about which mixtapes, and how many of them a dist needs. `stereo verify` and
-`stereo pull` ask it. A whole one:
+`stereo pull` ask it; `stereo publish` only asks one that `--policy` names. A whole one:
 
 ```toml
 {example}```

@@ -60,7 +60,7 @@ def test_what_a_killed_build_left_under_subordinate_ids_is_cleared_by_the_next(s
     with running(stranger.stereo, *words, cwd=out, env=stranger.environment, umask=stranger.umask) as build:
         build.until(" Installing packages…")
         me = work.stat().st_uid
-        assert settled(lambda: owners(work) <= {me}, seconds=60), "nothing belongs to a subordinate id"
+        assert settled(lambda: owners(work) <= {me}, seconds=300), "nothing belongs to a subordinate id"
         started = build.signal(signal.SIGKILL, group=False)
     assert_ended(started)
     assert owners(work) - {me}

@@ -24,13 +24,15 @@ Exit status: 0 all that a build and a boot need is there, 1 something is missing
 @click.option("--refresh", is_flag=True, help="Do not believe what earlier runs found out about accelerators.")
 @speaking(as_json=True)
 def doctor(out: Output, refresh: bool) -> int:
-    """Say what this machine offers and lacks for building and booting, with the fix."""
+    """Say what this machine offers and lacks for building and booting, and whom it believes, with the fix."""
+    from stereo.believed import believed
     from stereo.doctor import Status, run_checks
     from stereo.runner import need_programs
 
     cache = Cache.from_environment()
     # Accelerators are tried by booting something: where there is no QEMU, the locked one is fetched for it.
     found = run_checks(cache, out.report, lambda arch: need_programs(cache, out.report, arch), refresh=refresh)
+    found += believed()
     width = max(len(check.name) for check in found)
     lines = []
     for check in found:

@@ -55,6 +55,22 @@ def credentials_for(host: str, repository: str) -> Credentials | None:
     return None
 
 
+def logins() -> Iterator[tuple[Path, list[str]]]:
+    """By file that is there, the registries that it has a login or a helper for; no helper is asked.
+
+    Raises RegistryError for a file that cannot be understood.
+    """
+    for path in _files():
+        if (table := _read(path)) is None:
+            continue
+        found: set[str] = set()
+        for key in ("auths", "credHelpers"):
+            rows = table.get(key)
+            found |= rows.keys() if isinstance(rows, dict) else set()
+        every = [f"all by {store}"] if isinstance(store := table.get("credsStore"), str) else []
+        yield path, sorted(found) + every
+
+
 def _files() -> Iterator[Path]:
     environ = os.environ
     if chosen := environ.get("REGISTRY_AUTH_FILE"):

@@ -12,8 +12,9 @@ from stereo.cli.measure import amount
 from stereo.cli.output import safe
 
 if TYPE_CHECKING:
+    from stereo.check.contents import Finding
     from stereo.check.differences import Difference
-    from stereo.check.verify import Finding, Verdict
+    from stereo.check.verify import Verdict
     from stereo.trust.dist import Papers, Row
     from stereo.trust.judge import Accepted, Judgement, Refusal
 

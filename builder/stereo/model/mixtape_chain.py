@@ -13,7 +13,8 @@ from pathlib import Path
 
 from stereo.errors import Problem, ProblemsError, UsageError
 from stereo.model.document import MOST_BYTES, nearest, parse_toml, validate
-from stereo.model.mixtape_file import NAME_PATTERN, MixtapeFile
+from stereo.model.mixtape_file import MixtapeFile
+from stereo.model.mixtape_values import NAME_PATTERN
 
 DEV_SUFFIX = "-dev"
 RESERVED = ("tools", "test-tools")

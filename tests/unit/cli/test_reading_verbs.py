@@ -12,7 +12,8 @@ import pytest
 
 from stereo.build.defaults import chosen_architecture, this_machine
 from stereo.check import verify as verify_module
-from stereo.check.verify import Finding, Verdict
+from stereo.check.contents import Finding
+from stereo.check.verify import Verdict
 from stereo.cli.app import run
 from stereo.dists.use import in_use
 from stereo.errors import StereoError, UsageError

@@ -112,9 +112,18 @@ class LayoutIndex:
             open_ends += self.referrers(entry.digest, lambda stranger: read(stranger.digest))
         return found
 
-    def referrers(self, digest: str, read: Callable[[Descriptor], bytes]) -> list[Descriptor]:
-        """What refers to `digest`. `read` gets the document of an entry of which the index does not say it."""
+    def referrers(
+        self, digest: str, read: Callable[[Descriptor], bytes], *, most_read: int = MAX_ENTRIES
+    ) -> list[Descriptor]:
+        """What refers to `digest`. `read` gets the document of an entry of which the index does not say it.
+
+        Raises `Malformed`, also when more than `most_read` documents had to be read, and what `read` raises.
+        """
         found: dict[str, Descriptor] = {}
+        silent = {one.digest for one in self.entries if _is_silent(one)}
+        if len(silent) > most_read:
+            what = f"does not say of {len(silent)} documents what they refer to: more than anybody reads"
+            raise Malformed(what, where=INDEX_FILE, hint="what `stereo publish` wrote does")
         for entry in self.entries:
             if entry.media_type != media.IMAGE_MANIFEST or entry.digest in found:
                 continue
@@ -147,6 +156,10 @@ def _referring(entry: Descriptor, digest: str, read: Callable[[Descriptor], byte
     if artifact.subject is None or artifact.subject.digest != digest:
         return None
     return replace(entry, artifact_type=artifact.artifact_type, annotations=artifact.annotations)
+
+
+def _is_silent(entry: Descriptor) -> bool:
+    return entry.media_type == media.IMAGE_MANIFEST and media.SUBJECT not in entry.annotations
 
 
 def _without(entry: Descriptor, *names: str) -> Descriptor:

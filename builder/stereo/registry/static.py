@@ -17,6 +17,9 @@ from stereo.registry.reference import Reference
 from stereo.registry.remote import Advance, BlobStream, Limits
 from stereo.registry.transport import Transport
 
+_MOST_READ = 1000
+"""Documents that are fetched to learn what they refer to: each costs a request."""
+
 
 class StaticRemote:
     """`Remote` on a web server."""
@@ -57,7 +60,7 @@ class StaticRemote:
         self._read_only()
 
     def referrers(self, digest: str) -> list[Descriptor]:
-        return self._index().referrers(digest, lambda entry: self._document(entry.digest))
+        return self._index().referrers(digest, lambda entry: self._document(entry.digest), most_read=_MOST_READ)
 
     def catalog(self) -> list[str]:
         raise UsageError("a web server does not say what it has", where=str(self.reference), hint="name a mixtape")

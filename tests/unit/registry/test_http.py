@@ -28,6 +28,7 @@ from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_index, parse_manifest
 from stereo.registry.reference import Reference, parse_reference, parse_root
 from stereo.registry.remote import Limits, Remote, checked_blob, open_remote, small_blob
+from stereo.registry.strict import canonical
 from unit.registry.support import sample_with_digest
 
 DOCUMENTS = documents_of(*sample_with_digest())
@@ -177,6 +178,15 @@ def test_a_web_server_gives_everything_and_takes_nothing(registry: HostileRegist
         remote.put_blob(BLOB, DATA)
     with pytest.raises(UsageError, match="does not say what it has"):
         remote.catalog()
+
+
+def test_a_web_server_has_us_read_no_thousands_of_documents(registry: HostileRegistry) -> None:
+    rows = [describe(f"{number}".encode(), media.IMAGE_MANIFEST).as_json() for number in range(1001)]
+    index = {"schemaVersion": 2, "mediaType": media.IMAGE_INDEX, "manifests": rows}
+    (registry.folder / "index.json").write_bytes(canonical(index))
+    with pytest.raises(Malformed, match="1001 documents"):
+        open_remote(parse_reference(registry.static), limits=LIMITS).referrers(BLOB.digest)
+    assert len(registry.requests) == 2
 
 
 def test_every_fault_has_its_expectation() -> None:

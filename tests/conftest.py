@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from makers.builds import Room, only_dist
 from makers.command import Stereo
@@ -52,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
     clear_dead_sessions()
     # Who starts us in the background of a shell has Ctrl-C ignored, by us and by all that we start; see signal(7).
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says more of the machine than of the example: pytest-timeout ends what hangs.
+    settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -56,11 +56,17 @@ class Run:
     def told(self) -> list[str]:
         return self.record.read_text().splitlines()
 
-    def until_started(self) -> None:
-        end = time.monotonic() + 20
-        while "started" not in self.told():
+    def until_trapped(self) -> None:
+        """Until the agent has set its trap, and says so by the file `trapped`."""
+        end = time.monotonic() + 60
+        while not self.record.with_name("trapped").exists():
             assert time.monotonic() < end
             time.sleep(0.02)
+
+
+def trapping(folder: Path, trap: str) -> tuple[str, str, str]:
+    """The command of an agent that lives until a signal ends it."""
+    return "bash", "-c", f"trap {trap}; : >{folder}/trapped; while :; do sleep 0.05; done"
 
 
 @pytest.mark.parametrize("code", [0, 3, 137, 255])
@@ -121,17 +127,15 @@ def test_a_secret_that_no_variable_can_hold_is_refused_without_being_shown(tmp_p
 
 
 def test_signals_are_passed_on(tmp_path: Path) -> None:
-    run = Run(tmp_path, "bash", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done")
-    run.until_started()
-    time.sleep(0.3)  # the shell sets its trap
+    run = Run(tmp_path, *trapping(tmp_path, "'exit 9' USR1"))
+    run.until_trapped()
     run.process.send_signal(signal.SIGUSR1)
     assert run.end()[0] == 9
 
 
 def test_sigterm_gives_the_agent_its_grace_and_then_ends_it(tmp_path: Path) -> None:
-    run = Run(tmp_path, "bash", "-c", "trap 'echo asked' TERM; while :; do sleep 0.05; done", grace="0.7")
-    run.until_started()
-    time.sleep(0.3)
+    run = Run(tmp_path, *trapping(tmp_path, "'echo asked' TERM"), grace="0.7")
+    run.until_trapped()
     began = time.monotonic()
     run.process.send_signal(signal.SIGTERM)
     assert run.end()[:2] == (137, "asked\n")
@@ -140,9 +144,8 @@ def test_sigterm_gives_the_agent_its_grace_and_then_ends_it(tmp_path: Path) -> N
 
 
 def test_no_grace_is_no_grace(tmp_path: Path) -> None:
-    run = Run(tmp_path, "bash", "-c", "trap '' TERM; while :; do sleep 0.05; done", grace="0.000")
-    run.until_started()
-    time.sleep(0.3)
+    run = Run(tmp_path, *trapping(tmp_path, "'' TERM"), grace="0.000")
+    run.until_trapped()
     run.process.send_signal(signal.SIGTERM)
     assert run.end()[0] == 137
 

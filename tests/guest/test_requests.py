@@ -421,7 +421,7 @@ payloads = st.recursive(
 KINDS = sorted(set(protocol.REQUESTS) - {"exec", "copy_in", "copy_out", "logs", "connect"})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(KINDS), payloads, st.integers(0, 3)), max_size=8))
 def test_whatever_is_asked_every_request_has_one_answer_and_the_daemon_lives(
     machine: Machine, asked: list[tuple[str, Any, int]]

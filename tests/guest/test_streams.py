@@ -269,7 +269,7 @@ def test_a_time_limit_ends_it_and_says_so(bench: Bench) -> None:
     began = time.monotonic()
     bench.say("exec", {"argv": ["sleep", "30"], "timeout": 0.2})
     assert bench.until(protocol.EXIT).payload == {"code": None, "signal": "TERM", "timed_out": True}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_program_that_ignores_the_end_of_its_time_is_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,10 +302,10 @@ def test_cancelling_kills_and_still_tells_the_end(bench: Bench) -> None:
 
 
 def test_who_was_left_behind_with_the_output_does_not_hold_up_the_end(bench: Bench) -> None:
-    bench.say("exec", {"argv": ["sh", "-c", "sleep 5 & echo done"]})
+    bench.say("exec", {"argv": ["sh", "-c", "sleep 30 & echo done"]})
     began = time.monotonic()
     bench.until(protocol.EXIT)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert bench.output() == b"done\n"
 
 

@@ -65,20 +65,20 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces)
 def test_the_chunks_together_are_the_file(data: bytes) -> None:
     assert joined(cut(data)[0]) == data
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces)
 def test_chunks_keep_their_bounds(data: bytes) -> None:
     for one in cut(data)[0]:
         assert 0 < (one if isinstance(one, int) else len(one)) <= SMALL.maximum
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces)
 def test_a_long_run_of_zeros_is_never_among_data(data: bytes) -> None:
     for one in cut(data)[0]:
@@ -94,7 +94,7 @@ def test_noise_is_cut_by_content_and_not_only_by_size() -> None:
     assert sum(size == SMALL.maximum for size in sizes) < len(sizes) / 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(0, 1023), st.integers(1, 3))
 def test_after_an_insertion_nearly_all_chunks_are_known(seed: int, place: int, blocks: int) -> None:
     before = noise(4 << 20, seed)
@@ -119,7 +119,7 @@ def test_a_partition_that_begins_with_zeros_gets_its_geometry_too() -> None:
     assert chunks[-1] == noise(CLUSTER)[-BLOCK:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 100), st.integers(0, 50)), min_size=1, max_size=6),
     st.integers(0, 5),

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,11 +162,9 @@ def test_giving_up_ends_the_workers(disk: Path, tmp_path: Path) -> None:
             compressor.read_disk(disk)
             raise KeyboardInterrupt
 
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         build_and_give_up()
-    assert time.monotonic() - began < 5
-    assert all(one._process.returncode is not None for one in compressor._workers)
+    assert {one._process.returncode for one in compressor._workers} == {-signal.SIGKILL}
 
 
 def test_a_link_in_place_of_the_disk_is_refused(disk: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_is_not_there_is_not_used_and_what_came_again_is(tmp_path: Path) ->
     assert left(cache) == {"a.tar"}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     things=st.lists(st.tuples(st.sampled_from(ROOMS), st.integers(0, 99), st.booleans()), max_size=8),
     limit=st.integers(0, 40) | st.just(1000),

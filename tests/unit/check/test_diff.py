@@ -254,7 +254,7 @@ def test_a_damaged_inside_is_told_and_the_byte_named(tmp_path: Path) -> None:
     assert f"content differs at byte {len(archive) - 200} " in line
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_a_difference_and_never_a_crash(tmp_path: Path, data: st.DataObject) -> None:
     a, b = tmp_path / "a", tmp_path / "b"

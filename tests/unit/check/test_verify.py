@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_found_and_only_its_artifact_is_named(dist: Path, name:
     assert (name, "sha256") in failures(verdict)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_bit_in_the_disks_is_found(dist: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(FILES[:4]))

@@ -180,7 +180,7 @@ WIRE = dns.message.make_query("good.example", "A", use_edns=0, payload=1232).to_
 MUTATED = st.lists(st.tuples(st.integers(0, len(WIRE) - 1), st.integers(0, 255)), max_size=6)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200), changes=MUTATED)
 def test_garbage_does_not_stop_it(gate: Running, data: bytes, changes: list[tuple[int, int]]) -> None:
     mutated = bytearray(WIRE)

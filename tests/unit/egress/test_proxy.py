@@ -533,7 +533,7 @@ PIECES = (
 GARBAGE = st.one_of(st.binary(max_size=300), st.lists(st.sampled_from(PIECES), max_size=20).map(b"".join))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=GARBAGE)
 def test_garbage_neither_stops_the_proxy_nor_leads_elsewhere(gate: Running, data: bytes) -> None:
     with gate.dial() as client:
@@ -544,7 +544,7 @@ def test_garbage_neither_stops_the_proxy_nor_leads_elsewhere(gate: Running, data
     assert gate.talk(last("http://good.example/")).startswith(b"HTTP/1.1 200")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(b"HTTP/1.1 200 OK\r\n".__add__)))
 def test_garbage_of_a_server_is_no_response(gate: Running, data: bytes) -> None:
     with listening() as server:

@@ -298,7 +298,7 @@ def test_a_module_list_that_never_ends_is_refused(tmp_path: Path) -> None:
     assert "devices" in refused(folder)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["stereos.img", "stereos.qcow2", "bzImage", "initrd", "cmdline"]),
     st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(min_size=1, max_size=16)), min_size=1, max_size=6),

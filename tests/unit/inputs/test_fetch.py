@@ -163,7 +163,7 @@ def test_an_endless_body_is_cut_off_at_the_locked_size(mirror: Mirror, store: St
     mirror.behaviours[PATH] = [loopback.endless] * 10
     began = time.monotonic()
     assert "sends more than" in get(store, wanted(mirror))["apt 3.0.4"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert max(part_sizes(store), default=0) == 0
 
 
@@ -302,7 +302,7 @@ def test_an_interruption_ends_a_stalled_download_at_once(
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         get(store, wanted(mirror))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert part_sizes(store) == [70_000]
 
 

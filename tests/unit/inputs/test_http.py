@@ -115,7 +115,7 @@ def test_stop_cuts_off_a_silent_server(mirror: Mirror) -> None:
         began = time.monotonic()
         with pytest.raises(HttpError):
             http.text(mirror.url + "here")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         with pytest.raises(HttpError, match="interrupted"):
             http.text(mirror.url + "here")
 

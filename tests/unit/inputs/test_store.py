@@ -130,7 +130,7 @@ def test_many_may_add_the_same_at_once(store: Store) -> None:
     assert list((store.root / "new").iterdir()) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.binary(max_size=3000))
 def test_any_content_is_kept_under_its_digest(store: Store, content: bytes) -> None:
     digest = store.add(io.BytesIO(content))

@@ -414,21 +414,21 @@ def altered(value: Any, path: list[int], other: Any) -> Any:
 FIELDS = st.dictionaries(KEYS | st.text(max_size=5), VALUES, max_size=6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=FIELDS)
 def test_whatever_toml_says_is_a_jcard_or_problems(folder: Path, table: dict[str, Any]) -> None:
     with suppress(ProblemsError):
         parse_jcard(tomlkit.dumps(table), folder / "jcard.toml", VARIABLES)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(path=st.lists(st.integers(0, 9), min_size=1, max_size=4), other=VALUES)
 def test_whatever_stands_in_place_of_a_value_is_a_jcard_or_problems(folder: Path, path: list[int], other: Any) -> None:
     with suppress(ProblemsError):
         parse_jcard(tomlkit.dumps(altered(WHOLE, path, other)), folder / "jcard.toml", VARIABLES)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200) | st.text(st.characters(), max_size=200))
 def test_whatever_bytes_are_a_jcard_or_problems(folder: Path, data: bytes | str) -> None:
     with suppress(ProblemsError):

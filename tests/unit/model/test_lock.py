@@ -114,7 +114,7 @@ locks = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(locks)
 def test_what_is_rendered_is_read_back_equal(made: Lock) -> None:
     text = render_lock(made)
@@ -123,7 +123,7 @@ def test_what_is_rendered_is_read_back_equal(made: Lock) -> None:
     assert render_lock(read) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(locks, st.randoms())
 def test_order_of_rows_does_not_matter(made: Lock, random: Any) -> None:
     def shuffled(items: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -140,14 +140,14 @@ def test_order_of_rows_does_not_matter(made: Lock, random: Any) -> None:
     assert other.digest == made.digest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=300))
 def test_any_text_is_read_or_refused_with_problems(text: str) -> None:
     with pytest.raises(ProblemsError):
         parse_lock(text, "some.lock")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(locks, st.data())
 def test_a_damaged_lock_is_read_or_refused_with_problems(made: Lock, data: st.DataObject) -> None:
     text = render_lock(made)

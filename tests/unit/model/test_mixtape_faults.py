@@ -269,13 +269,13 @@ def accepted_or_told(folder: Path, data: bytes) -> None:
         assert str(problem).isprintable()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.dictionaries(keys, values, max_size=6))
 def test_any_table_is_accepted_or_told_what_is_wrong(tmp_path: Path, data: dict[str, Any]) -> None:
     accepted_or_told(tmp_path, tomlkit.dumps(data).encode("utf-8", "surrogatepass"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.binary(max_size=200) | st.text(st.sampled_from("abm[]{}=.,\"'\n# 019-_T:+"), max_size=200).map(str.encode)
 )

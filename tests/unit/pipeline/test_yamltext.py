@@ -20,7 +20,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(TEXT.filter(bool), VALUES, min_size=1, max_size=4))
 def test_it_reads_as_what_was_written(document: dict[str, Any]) -> None:
     assert YAML(typ="safe").load(render(document)) == document

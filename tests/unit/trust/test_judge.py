@@ -382,7 +382,7 @@ def test_every_flipped_bit_of_an_envelope_is_refused_and_fails() -> None:
         assert judgement.refusals[0].name == name
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_other_bytes_are_accepted_as_a_statement(data: st.DataObject) -> None:
     good = sealed()
@@ -398,7 +398,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_other_statement_is_accepted_under_the_same_signature(data: st.DataObject) -> None:
     table = json.loads(sealed())

@@ -79,7 +79,7 @@ def test_megabytes_go_both_ways_unchanged(tmp_path: Path, raw: bool) -> None:
     assert ended.code == 0
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chunks=st.lists(st.binary(max_size=5000), max_size=20), raw=st.booleans())
 def test_any_chunks_come_back_as_they_were(tmp_path: Path, chunks: list[bytes], raw: bool) -> None:
     async def echo(control: Control) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stereo.errors import StereoError, UsageError
@@ -211,7 +211,6 @@ def test_an_answer_that_never_ends_is_none(tmp_path: Path, monkeypatch: pytest.M
     assert hung_up
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_answer_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
     path = tmp_path_factory.mktemp("rest") / "s"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from makers.vfkit.arguments import Options, Refused, parse
@@ -111,7 +111,6 @@ def test_sockets_have_plain_and_short_paths(path: str) -> None:
 TEXTS = st.text(st.characters(exclude_characters="/"), min_size=1, max_size=30).filter(lambda text: text not in "..")
 
 
-@settings(deadline=None)
 @given(folder=TEXTS, file=TEXTS, cmdline=st.text(max_size=40))
 def test_what_is_not_refused_is_understood_as_meant(folder: str, file: str, cmdline: str) -> None:
     disk, kernel = Path("/", folder, file), Path("/", file)

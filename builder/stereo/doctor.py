@@ -67,15 +67,12 @@ def run_checks(
     """
     return [
         *_python(),
-        *_tools(),
-        _namespaces(),
-        *_foreign(cache),
+        *_building(cache),
         _enclosure(),
-        _subordinate_ids(Path("/etc")),
         _space("disk space for the cache", cache.root, _CACHE_BYTES),
         _cache_use(cache),
         _space("disk space here", Path.cwd(), _DIST_BYTES),
-        *_sources(),
+        *(_sources() if sys.platform == "linux" else ()),
         _pip(),
         *_vfkit(),
         *_machines(cache, report, find_programs, refresh=refresh),
@@ -95,6 +92,18 @@ def _python() -> Iterator[Check]:
         can = bool(importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"))
         detail = "can be made" if can else "this Python cannot make one"
         yield _ok_or(Status.MISSING, "virtual environment", can, detail, "install the package python3-venv")
+
+
+def _building(cache: Cache) -> Iterator[Check]:
+    """What makes images."""
+    if sys.platform != "linux":
+        fix = "build on Linux, and publish the dist or copy it here"
+        yield Check("builds", Status.WARN, "images are built on Linux", fix)
+        return
+    yield from _tools()
+    yield _namespaces()
+    yield from _foreign(cache)
+    yield _subordinate_ids(Path("/etc"))
 
 
 def _tools() -> Iterator[Check]:
@@ -122,7 +131,7 @@ def _foreign(cache: Cache) -> Iterator[Check]:
     """Whether images of other architectures can be made here."""
     from stereo.build import foreign
 
-    builds = sys.platform == "linux" and platform.machine() in set(Architecture)
+    builds = platform.machine() in set(Architecture)
     for arch in filter(foreign.is_foreign, Architecture if builds else ()):
         name, fix = f"programs of {arch}", f"images for {arch} are built on another machine"
         try:
@@ -139,7 +148,7 @@ def _foreign(cache: Cache) -> Iterator[Check]:
 def _enclosure() -> Check:
     name = "namespaces for machines"
     if sys.platform != "linux":
-        return Check(name, Status.WARN, "machines run without them here", "networks and shares of machines need Linux")
+        return Check(name, Status.WARN, "QEMU runs without them here", "with QEMU, networks and shares need Linux")
     try:
         enclosure.check()
     except StereoError as error:
@@ -282,6 +291,8 @@ def _machines(
         detail = f"{programs.version()}, from {programs.origin}"
     except StereoError as error:
         fix = "the first build brings one; or install QEMU, qemu-img and UEFI firmware for this architecture"
+        if sys.platform != "linux":
+            fix = error.hint or fix
         yield Check("QEMU", Status.WARN, _first_line(error), fix)
         return
     yield Check("QEMU", Status.OK, detail)

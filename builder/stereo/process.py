@@ -105,16 +105,25 @@ def interrupts_deferred() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
+def signal_group(leader: int, number: int) -> None:
+    """Send a signal to the process group of `leader`; nothing happens if nobody is left in it."""
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        if sys.platform != "darwin":  # which says so of those that have ended and were not waited for
+            raise
+
+
 def end_group(process: subprocess.Popen[str] | subprocess.Popen[bytes], *, grace: float = 5.0) -> None:
     """Ask the process group of `process` to end, wait `grace` seconds, then kill it. Returns when it is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        signal_group(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=grace)
     process.wait()
-    with suppress(ProcessLookupError):  # whoever is left of the group after its leader
-        os.killpg(process.pid, signal.SIGKILL)
+    signal_group(process.pid, signal.SIGKILL)  # whoever is left of the group after its leader
 
 
 def run(

@@ -5,6 +5,7 @@ The QEMU is that of a tools tree in the cache, else the host's, else that of a t
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,15 +58,18 @@ def find_programs(cache: Cache, arch: Architecture) -> Programs:
 def need_programs(cache: Cache, report: Report, arch: Architecture, *, sandbox: bool = False) -> Programs:
     """QEMU for guests of `arch`, qemu-img and firmware, and for a `sandbox` what serves networks and shares.
 
-    What the host lacks comes with the locked tools, which are fetched and unpacked.
+    What the host lacks comes with the locked tools, which are fetched and unpacked; they are programs for Linux.
     """
+    can_make = sys.platform == "linux"
     try:
         found = find_programs(cache, arch)
         lacks = found.lacks(sandbox=sandbox)
-        if not lacks:
+        if not lacks or not can_make:
             return found
         report.note(f"No {lacks[0]} with the QEMU of {found.origin}: making the locked tools")
     except StereoError as error:
+        if not can_make:
+            raise
         report.note(f"{error.what}: making the locked tools")
     return Programs.find(_make_tools(cache, report), arch)
 

@@ -31,6 +31,8 @@ def enclosed(argv: Sequence[str | Path], *, own_users: bool = False) -> list[str
 
 def check() -> None:
     """Raise StereoError, with the remedy, if this machine cannot make the sandbox."""
+    if sys.platform != "linux":
+        raise StereoError("images are built on Linux", hint="build there, and publish the dist or copy it here")
     try:
         run(enclosed(["true"]), timeout=30)
     except StereoError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +103,5 @@ class Gate:
         self._child.stdin.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._child.wait(), _END_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, 9)
+        process.signal_group(self._child.pid, signal.SIGKILL)
         await self._child.wait()

@@ -221,6 +221,7 @@ async def end_orphans(parent: Path = SHORT) -> None:
                 while time.monotonic() < give_up:
                     await asyncio.to_thread(rest.state)
                     await asyncio.sleep(_POLL_SECONDS)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _ignore(reader: asyncio.StreamReader) -> None:

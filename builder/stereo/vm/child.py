@@ -6,7 +6,6 @@ It dies with us even if we are killed, leads its own process group, and what it 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -79,8 +78,7 @@ class Child:
     async def kill(self) -> None:
         """End it and what it started. Returns when it is gone."""
         if self.status is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            process.signal_group(self._process.pid, signal.SIGKILL)
         await self.wait()
 
     def failure(self) -> StereoError:

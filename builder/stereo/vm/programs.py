@@ -182,6 +182,8 @@ def packages(guest: Architecture) -> str:
 
 
 def _hint(guest: Architecture) -> str:
+    if sys.platform == "darwin":
+        return "install QEMU, for instance with `brew install qemu`"
     return f"install {packages(guest)}, or let a build make its tools tree"
 
 

@@ -281,6 +281,7 @@ def test_one_that_was_left_is_switched_off_at_the_next_start(
         asyncio.run(end_orphans(tmp_path))
         assert children[0].wait(20) == 0
         assert children[1].poll() is None
+        assert (left.exists(), living.exists()) == (False, True)
     finally:
         for child in children:
             child.kill()

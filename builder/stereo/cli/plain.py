@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TextIO
 
 from stereo.cli.measure import duration, progress_line
 from stereo.report import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_SIGNS = 30.0
 
 
 class _Measure:
@@ -55,10 +56,21 @@ class PlainReport:
 
     @contextmanager
     def step(self, doing: str, done: str | None = None) -> Iterator[None]:
-        began = time.monotonic()
+        began, over = time.monotonic(), Event()
         self._line(f"{doing}…")
-        yield
+        signs = Thread(target=self._give_signs, args=[doing, began, over], daemon=True)
+        signs.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signs.join()
         self._line(f"{done or doing}: {duration(time.monotonic() - began)}")
+
+    def _give_signs(self, doing: str, began: float, over: Event) -> None:
+        """Say now and then that it goes on, so that nobody takes it for dead."""
+        while not over.wait(_SECONDS_BETWEEN_SIGNS):
+            self._line(f"{doing}: {duration(time.monotonic() - began)} so far")
 
     @contextmanager
     def progress(self, doing: str, total: int | None, unit: str = "B") -> Iterator[Progress]:

@@ -99,6 +99,8 @@ def choose(
     environment: Mapping[str, str] = os.environ,
 ) -> Accelerator:
     """The best accelerator that works, or what STEREO_ACCEL demands. Raises UsageError or StereoError."""
+    if programs.arch is not own_architecture():
+        report.note(f"Machines of {programs.arch} are emulated here, which is slow")
     if wanted := environment.get("STEREO_ACCEL"):
         return _demanded(wanted, programs.arch)
     found = verdicts(programs, cache, report, refresh=refresh)

@@ -75,6 +75,18 @@ def test_a_long_task_speaks_up_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     assert all("left" in line or "100 %" in line for line in between)
 
 
+def test_a_long_step_gives_signs_of_life_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stereo.cli.plain._SECONDS_BETWEEN_SIGNS", 0.001)
+    stream = io.StringIO()
+    with PlainReport(stream).step("Installing", "Installed"):
+        while "so far" not in stream.getvalue():
+            pass
+    lines = [line[9:] for line in stream.getvalue().splitlines()]
+    assert lines[0] == "Installing…"
+    assert all(re.fullmatch(r"Installing: .* s so far", line) for line in lines[1:-1])
+    assert lines[-1].startswith("Installed: ")
+
+
 def test_a_step_that_fails_is_not_told_as_done() -> None:
     def use(report: Report) -> None:
         with pytest.raises(StereoError), report.step("Installing", "Installed"):

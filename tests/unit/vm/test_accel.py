@@ -99,6 +99,24 @@ def test_what_cannot_run_the_guest_is_not_taken_on_demand(fake_programs: MakePro
     assert choose(programs, tmp_path, Silent(), environment={"STEREO_ACCEL": "tcg"}) is TCG
 
 
+@pytest.mark.parametrize("environment", [{}, {"STEREO_ACCEL": "tcg"}])
+def test_that_machines_of_another_architecture_are_emulated_is_told(
+    fake_programs: MakePrograms, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    class Listening(Silent):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    report = Listening()
+    choose(fake_programs(DONE), tmp_path, report, environment=environment)
+    assert report.notes == []
+    choose(replace(fake_programs("says stereo"), arch=ARM), tmp_path, report, environment=environment)
+    assert report.notes == ["Machines of aarch64 are emulated here, which is slow"]
+
+
 def test_qemus_own_reason_is_kept(fake_programs: MakePrograms) -> None:
     assert probe(KVM, fake_programs("refuses to start")).reason == "QEMU failed: qemu: -device nonsense: no"
 

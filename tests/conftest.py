@@ -51,8 +51,6 @@ Tell = Callable[[str], None]
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_NOTES] = []
     clear_dead_sessions()
-    settings.register_profile("ours", deadline=None)  # a machine under load is no fault of what is tested
-    settings.load_profile("ours")
     # Who starts us in the background of a shell has Ctrl-C ignored, by us and by all that we start; see signal(7).
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # How long an example takes says more of the machine than of the example: pytest-timeout ends what hangs.

@@ -96,13 +96,20 @@ def tags_of(remote: Remote) -> Tags:
     looked_into = releases[:MOST_LOOKED_INTO]
     asked = [*looked_into, *others]
 
-    def ask(tag: str, _: Advance) -> tuple[Descriptor, bytes]:
-        return remote.get_manifest(tag)
+    def ask(tag: str, _: Advance) -> tuple[Descriptor, bytes] | None:
+        try:
+            return remote.get_manifest(tag)
+        except NotFound:  # removed just now, or lost by the registry: no reason to hide the others
+            return None
 
-    named = dict(zip(asked, side_by_side("Asking", 0, asked, ask, Silent(), jobs=_JOBS), strict=True))
+    answers = zip(asked, side_by_side("Asking", 0, asked, ask, Silent(), jobs=_JOBS), strict=True)
+    named = {tag: answer for tag, answer in answers if answer}
+    releases = [tag for tag in releases if tag in named or tag not in looked_into]
     there = {tag: _sorted(architectures_of(document)) for tag, (_, document) in named.items()}
-    floating = [Floating(tag, named[tag][0].digest, version_of(named[tag][1]), there[tag]) for tag in others]
-    return Tags(tuple(releases), {tag: there[tag] for tag in looked_into}, tuple(floating))
+    floating = [
+        Floating(tag, named[tag][0].digest, version_of(named[tag][1]), there[tag]) for tag in others if tag in named
+    ]
+    return Tags(tuple(releases), {tag: there[tag] for tag in looked_into if tag in named}, tuple(floating))
 
 
 def _sorted(architectures: Collection[Architecture]) -> tuple[Architecture, ...]:

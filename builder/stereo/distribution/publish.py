@@ -8,6 +8,7 @@ anywhere and run again, it finishes; a version that is there with other bytes st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +30,8 @@ from stereo.errors import StereoError, UsageError, shown
 from stereo.model.manifest import is_release
 from stereo.registry import media
 from stereo.registry.documents import Descriptor, describe, digest_of
-from stereo.registry.errors import NotFound, RegistryError
-from stereo.registry.parse import parse_artifact
+from stereo.registry.errors import Malformed, NotFound, RegistryError
+from stereo.registry.parse import parse_artifact, parse_index
 from stereo.registry.remote import LATEST, Advance, Remote
 from stereo.report import Report
 from stereo.trust.dist import examine
@@ -197,6 +198,9 @@ class _Floating:
     def _stays(self, remote: Remote, tag: str, index: bytes) -> tuple[str, str] | None:
         """Why a tag must not name `index`, and what to do; None if it may."""
         found = _tagged(remote, tag)
+        if found and not _is_mixtape(remote, found[1]):
+            hint = "a repository holds one mixtape and nothing else: publish to one of its own"
+            raise UsageError("names what is no mixtape", where=str(remote.reference.with_tag(tag)), hint=hint)
         there = name_of(found[1]) if found else None
         if there not in (None, self.name):
             hint = "a repository holds one mixtape: publish this one to a repository of its own"
@@ -220,6 +224,16 @@ def _tagged(remote: Remote, tag: str) -> tuple[Descriptor, bytes] | None:
         return remote.get_manifest(tag)
     except NotFound:
         return None
+
+
+def _is_mixtape(remote: Remote, document: bytes) -> bool:
+    """Whether a document that a tag names is one, of ours or of the original, whose index says no name and version."""
+    if version_of(document):
+        return True
+    with suppress(Malformed, NotFound):
+        images = [parse_artifact(remote.get_manifest(entry.digest)[1]) for entry in parse_index(document).entries[:1]]
+        return any(layer.media_type in media.DISKS.values() for image in images for layer in image.layers)
+    return False
 
 
 def _index_with(remote: Remote, shipments: Sequence[Shipment]) -> bytes:

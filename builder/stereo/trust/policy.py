@@ -130,7 +130,7 @@ def _last_moment(value: object) -> datetime:
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     for value, times in Counter(values).items():
         if times > 1:
-            raise fault(f"names {shown(value)} more than once", "once is enough")
+            raise fault(f"names {shown(str(value))} more than once", "once is enough")
     return values
 
 

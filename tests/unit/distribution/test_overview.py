@@ -48,6 +48,17 @@ def test_the_newest_release_comes_first_and_floating_tags_say_what_they_name(tmp
     assert found.floating[0].digest == remote.get_manifest(VERSIONS[1])[0].digest
 
 
+def test_a_tag_that_goes_while_one_looks_does_not_hide_the_others(remote: LayoutRemote) -> None:
+    class Losing(LayoutRemote):
+        def tags(self) -> list[str]:
+            return [*super().tags(), "nightly", "2026.01.09.0"]
+
+    found = tags_of(Losing(remote.reference))
+    assert found.releases == (VERSION,)
+    assert list(found.architectures) == [VERSION]
+    assert [one.tag for one in found.floating] == ["latest"]
+
+
 def test_where_nothing_was_published_there_is_nothing_to_tell(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no versions"):
         tags_of(layout(tmp_path / "r"))

@@ -14,11 +14,12 @@ from stereo.distribution.publish import publish, publish_statements
 from stereo.distribution.shipment import cosign_tag, shipment_of
 from stereo.errors import StereoError, UsageError
 from stereo.registry import media
-from stereo.registry.documents import Descriptor, documents_of, image_index, index_entry
+from stereo.registry.documents import EMPTY, Descriptor, describe, documents_of, image_index, index_entry
 from stereo.registry.errors import DigestMismatch, NotFound, RegistryError
 from stereo.registry.layout import LayoutRemote
 from stereo.registry.parse import parse_artifact, parse_index
 from stereo.registry.remote import Advance
+from stereo.registry.strict import canonical
 from stereo.report import Silent
 from stereo.trust.policy import Policy, policy_of_keys
 from unit.distribution.publishing import NOW, VERSION, Killed, Recorder, everything, layout, release, signed
@@ -287,6 +288,43 @@ def test_what_has_the_tag_and_is_no_mixtape_stays(signed_dist: Path, tmp_path: P
     with pytest.raises(TakenError, match="another-mixtape"):
         go(signed_dist, remote)
     assert remote.get_manifest(VERSION)[1] == strangers
+
+
+def test_a_floating_tag_of_something_else_stays_and_one_of_the_original_moves(
+    signed_dist: Path, tmp_path: Path
+) -> None:
+    remote = layout(tmp_path / "r")
+    layer = describe(b"a container's", "application/vnd.oci.image.layer.v1.tar")
+    remote.put_blob(layer, b"a container's")
+    remote.put_blob(EMPTY, media.EMPTY_BYTES)
+
+    def image(kind: str) -> dict[str, object]:
+        return {
+            "schemaVersion": 2,
+            "mediaType": media.IMAGE_MANIFEST,
+            "config": EMPTY.as_json(),
+            "layers": [{**layer.as_json(), "mediaType": kind}],
+        }
+
+    def index(kind: str) -> bytes:
+        entry = remote.put_manifest(canonical(image(kind)), media.IMAGE_MANIFEST)
+        return canonical({"schemaVersion": 2, "mediaType": media.IMAGE_INDEX, "manifests": [entry.as_json()]})
+
+    strangers = (
+        (canonical(image(layer.media_type)), media.IMAGE_MANIFEST),
+        (index(layer.media_type), media.IMAGE_INDEX),
+        (canonical({"schemaVersion": 2, "mediaType": media.IMAGE_INDEX, "manifests": []}), media.IMAGE_INDEX),
+    )
+    for document, kind in strangers:
+        remote.put_manifest(document, kind, "latest")
+        for floating in (["latest"], None):
+            with pytest.raises(UsageError, match="no mixtape"):
+                go(signed_dist, remote, floating=floating)
+        assert remote.get_manifest("latest")[1] == document
+        assert VERSION not in remote.tags()
+    remote.put_manifest(index(media.DISKS["raw"]), media.IMAGE_INDEX, "latest")
+    go(signed_dist, remote, floating=None)
+    assert everything(remote)["latest"] == everything(remote)[VERSION]
 
 
 def test_what_a_registry_does_not_list_is_noticed_before_the_tag(signed_dist: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_what_cannot_be_meant_is_told(folder: Path, lines: str, key: str, words:
         ('not_after = "2026-02-01"', "key[0].not_after", "must be a date"),
         ("not_after = 9999-12-31T23:59:59-12:00", "key[0].not_after", "has no time in UTC"),
         ("not_after = 12:00:00", "key[0].not_after", "must be a date"),
-        ('mixtapes = ["base", "base"]', "key[0].mixtapes", "more than once"),
+        ('mixtapes = ["base", "base"]', "key[0].mixtapes", "'base' more than once"),
         ('mixtapes = ["../x"]', "key[0].mixtapes[0]", "is not accepted"),
         ('openpgp = "release.pub"', "key[0].openpgp", "is no OpenPGP certificate"),
         ('openpgp = "release.gpg.not"', "key[0].openpgp", "cannot be read"),
@@ -190,6 +190,11 @@ def test_what_is_no_public_key_is_refused(folder: Path, value: str, words: str) 
     found = faults(folder, GOOD.replace("release.pub", value))
     assert list(found) == ["key[0].public_key"]
     assert words in found["key[0].public_key"]
+
+
+def test_a_role_stands_once_and_is_told_by_its_name(folder: Path) -> None:
+    found = faults(folder, GOOD.replace('"provenance"', '"release"') + "[require]\nprovenance = 0\n")
+    assert "names 'release' more than once" in found["key[0].roles"]
 
 
 def test_one_key_stands_in_one_row_and_has_one_name(folder: Path) -> None:

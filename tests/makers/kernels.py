@@ -13,19 +13,25 @@ XEN_NOTE = (b"Xen\0", 18, struct.pack("<Q", PVH_ENTRY))
 
 
 def make_elf(
-    *, machine: int = 62, kind: int = 2, notes: tuple[tuple[bytes, int, bytes], ...] = (XEN_NOTE,), text: int = 5000
+    *,
+    machine: int = 62,
+    kind: int = 2,
+    notes: tuple[tuple[bytes, int, bytes], ...] = (XEN_NOTE,),
+    text: int = 5000,
+    loader: bytes | None = None,
 ) -> bytes:
-    """An ELF program with one segment to load, and one of notes."""
+    """An ELF program with one segment to load, and one of notes; or with the path of its `loader` in place of these."""
     body = b""
     for owner, number, content in notes:
         body += struct.pack("<III", len(owner), len(content), number)
         body += owner.ljust(-(-len(owner) // 4) * 4, b"\0") + content.ljust(-(-len(content) // 4) * 4, b"\0")
+    body = body if loader is None else loader
     code = b"\x90" * text
     code_at, notes_at = 64 + 2 * 56, 64 + 2 * 56 + len(code)
     head = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
     head += struct.pack("<HHIQQQIHHHHHH", kind, machine, 1, 0x0100_0000, 64, 0, 0, 64, 56, 2, 0, 0, 0)
     rows = struct.pack("<IIQQQQQQ", 1, 5, code_at, 0, 0x0100_0000, len(code), len(code), 4096)
-    rows += struct.pack("<IIQQQQQQ", 4, 4, notes_at, 0, 0, len(body), len(body), 4)
+    rows += struct.pack("<IIQQQQQQ", 4 if loader is None else 3, 4, notes_at, 0, 0, len(body), len(body), 4)
     return head + rows + code + body
 
 

@@ -18,10 +18,11 @@ X86_64, AARCH64 = 62, 183
 _HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _NOTE = struct.Struct("<III")
-_LOAD, _NOTES = 1, 4
+_LOAD, _INTERPRETER, _NOTES = 1, 3, 4
 _EXECUTABLE = 2
 _MOST_SEGMENTS = 256
 _LARGEST_NOTES = 64 << 10
+_LONGEST_PATH = 4096
 _PVH_ENTRY = 18  # XEN_ELFNOTE_PHYS32_ENTRY
 
 
@@ -52,7 +53,7 @@ class Elf:
 
     def _segment(self, at: int) -> Segment:
         kind, _, offset, _, physical, size, _, _ = self.region.unpack(_SEGMENT, at)
-        if kind in (_LOAD, _NOTES):
+        if kind in (_LOAD, _INTERPRETER, _NOTES):
             self.region.part(offset, size, "segment")
         return Segment(kind, offset, physical, size)
 
@@ -60,6 +61,15 @@ class Elf:
     def executable(self) -> bool:
         """Whether it is a program that is linked to its place, with something to load."""
         return self.kind == _EXECUTABLE and any(row.kind == _LOAD and row.size for row in self.segments)
+
+    def interpreter(self) -> str | None:
+        """The path of what loads the program; None if it needs nobody. Raises FormatError for a path that is none."""
+        row = next((row for row in self.segments if row.kind == _INTERPRETER), None)
+        if row is None:
+            return None
+        if row.size > _LONGEST_PATH:
+            raise self.region.fault(f"an interpreter with a path of {row.size} bytes")
+        return self.region.read(row.offset, row.size).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
     def notes(self) -> Iterator[tuple[bytes, int, bytes]]:
         """(owner, type, content) of every note. Raises FormatError for one that is cut short."""

@@ -6,7 +6,6 @@ is missing or damaged becomes a `Fault` that says so: only the manifest has to b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,17 +14,16 @@ from typing import TypeVar
 
 from stereo.artifacts import gpt, qcow2
 from stereo.artifacts.bzimage import BzImage
-from stereo.artifacts.cpio import Cpio
-from stereo.artifacts.elf import AARCH64, X86_64, Elf
+from stereo.artifacts.elf import Elf
 from stereo.artifacts.erofs import Erofs
 from stereo.artifacts.kernel import Image, Kernel, kernel_form
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.qcow2 import Qcow2
-from stereo.artifacts.region import LARGEST_READ, FormatError, OpenFile, Region, open_folder
+from stereo.artifacts.region import FormatError, OpenFile, Region, open_folder
 from stereo.artifacts.tree import Entry, Kind, Tree
 from stereo.artifacts.vfat import Vfat
 from stereo.artifacts.zst import Spool
-from stereo.errors import shown
+from stereo.hypervisors.initrd import ELF_MACHINES, LARGEST_LIST, drivers_of, module_name
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import Manifest
 
@@ -33,13 +31,9 @@ LONGEST_CMDLINE = 2047
 """Bytes that a kernel takes of its command line: COMMAND_LINE_SIZE of both architectures, less the NUL."""
 
 _MODULES = "/usr/lib/modules/"
-_LOADED = "/modules.list"  # of the initrd: its modules, in the order in which its init loads them
-_DEPENDS = re.compile(rb"(?:^|\0)depends=([A-Za-z0-9_,-]+)\0")
-_LARGEST_LIST = 1 << 20
 _LARGEST_CMDLINE = 64 << 10
 _MOST_ENTRIES = 1_000_000
 _PE_MACHINES = {0x8664: Architecture.X86_64, 0xAA64: Architecture.AARCH64}
-_ELF_MACHINES = {X86_64: Architecture.X86_64, AARCH64: Architecture.AARCH64}
 
 T = TypeVar("T")
 
@@ -153,12 +147,12 @@ class _Reader:
             loader=told(lambda: _pe_architecture(_needed(uki))),
             unified=Payload(
                 told(lambda: _kernel(section(".linux"), unpack=False)),
-                told(lambda: _initrd(section(".initrd"))),
+                told(lambda: drivers_of(section(".initrd"), self._arch)),
                 told(lambda: _cmdline(section(".cmdline"))),
             ),
             files=Payload(
                 told(lambda: _kernel(self._open(names.kernel.bzimage.file), unpack=True)),
-                told(lambda: _initrd(self._open(names.kernel.initrd.file))),
+                told(lambda: drivers_of(self._open(names.kernel.initrd.file), self._arch)),
                 told(lambda: _cmdline(self._open(names.kernel.cmdline.file))),
             ),
             builtin=system if isinstance(system, Fault) else system[0],
@@ -184,9 +178,9 @@ class _Reader:
         builtin, modules = frozenset[str](), set[str]()
         for entry in _entries(tree):
             if entry.kind is Kind.FILE and entry.path == f"{home}modules.builtin":
-                builtin = frozenset(map(_module, _text(tree.content(entry), _LARGEST_LIST).split()))
+                builtin = frozenset(map(module_name, _text(tree.content(entry), LARGEST_LIST).split()))
             elif entry.kind is Kind.FILE and entry.path.startswith(home) and ".ko" in entry.path:
-                modules.add(_module(entry.path))
+                modules.add(module_name(entry.path))
         return builtin, frozenset(modules)
 
 
@@ -228,11 +222,6 @@ def _entries(tree: Tree) -> Iterator[Entry]:
         yield entry
 
 
-def _module(path: str) -> str:
-    """The kernel's name of the module in a file: `virtio_rng` of `.../virtio-rng.ko.xz`."""
-    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
-
-
 def _text(region: Region, most: int) -> str:
     if region.size > most:
         raise region.fault(f"{region.size} bytes of text, more than {most}")
@@ -255,7 +244,7 @@ def _kernel(region: Region, *, unpack: bool) -> KernelFacts:
         return KernelFacts(form, Architecture.AARCH64)
     if form is Kernel.ELF:
         elf = Elf(region)
-        return KernelFacts(form, _ELF_MACHINES.get(elf.machine), elf=elf.pvh_entry())
+        return KernelFacts(form, ELF_MACHINES.get(elf.machine), elf=elf.pvh_entry())
     if form in (Kernel.PE, Kernel.ZBOOT):
         return KernelFacts(form, _pe_architecture(Pe(region)))
     return KernelFacts(form, None)
@@ -271,34 +260,6 @@ def _pe_architecture(image: Pe) -> Architecture:
     if found is None:
         raise image.region.fault(f"an EFI program for machine {image.machine:#x}")
     return found
-
-
-def _initrd(region: Region) -> frozenset[str]:
-    """The modules that /init loads: those of its list, each after what it needs, or it stops there."""
-    with Cpio(region) as archive:
-        files = {entry.path: entry for entry in _entries(archive) if entry.kind is Kind.FILE}
-        for name in ("/init", _LOADED):
-            if name not in files:
-                raise region.fault(f"an initrd without {name}")
-        loaded: set[str] = set()
-        for path in _text(archive.content(files[_LOADED]), _LARGEST_LIST).split():
-            if path not in files:
-                raise region.fault(f"an initrd without {shown(path, 100)}, which it loads")
-            needed = _needed_modules(archive.content(files[path]))
-            if missing := sorted(needed - loaded):
-                raise region.fault(
-                    f"{shown(path, 100)} needs {', '.join(missing)}, which the initrd does not load before"
-                )
-            loaded.add(_module(path))
-    return frozenset(loaded)
-
-
-def _needed_modules(module: Region) -> set[str]:
-    """What it says that has to be loaded before it: `depends=` of its .modinfo, which is never what is built in."""
-    if module.size > LARGEST_READ:
-        raise module.fault(f"a module of {module.size} bytes")
-    found = _DEPENDS.search(module.read(0, module.size))
-    return set(map(_module, found[1].decode("ascii").split(","))) if found else set()
 
 
 def _cmdline(region: Region) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from makers.altering import reseal
 from makers.bootable import EARLY, make_bootable, make_initrd, make_system
 from makers.disk import make_cpio, make_pe
 from makers.kernels import PVH_ENTRY, as_kernel, make_bzimage, make_elf, make_image
-from makers.node import file
+from makers.node import Node, file, symlink
 from stereo.artifacts.kernel import Kernel
-from stereo.artifacts.region import Region
+from stereo.artifacts.region import FormatError, Region
 from stereo.assemble.dist import read_manifest
 from stereo.errors import UsageError
 from stereo.hypervisors.answer import Answer, answers
-from stereo.hypervisors.facts import Facts, Fault, _initrd, read_facts
+from stereo.hypervisors.facts import Facts, Fault, read_facts
+from stereo.hypervisors.initrd import drivers_of
 from stereo.hypervisors.judge import Judged, Verdict
 from stereo.hypervisors.known import HYPERVISORS
 from stereo.model.architecture import Architecture
@@ -322,7 +324,7 @@ def test_no_altered_byte_breaks_the_check(tmp_path: Path, name: str, changes: li
 
 @given(st.lists(st.sampled_from(["virtio_blk", "erofs", "a-b", "virtio-rng"]), max_size=5, unique=True))
 def test_modules_of_an_initrd_are_told_by_the_kernels_names(names: list[str]) -> None:
-    found = _initrd(Region.of_bytes(make_cpio(make_initrd(*names)), "initrd"))
+    found = drivers_of(Region.of_bytes(make_cpio(make_initrd(*names)), "initrd"), X86_64)
     assert found == {name.replace("-", "_") for name in names}
 
 
@@ -334,6 +336,49 @@ def test_a_module_that_is_there_and_not_loaded_is_none(tmp_path: Path) -> None:
 def test_a_module_that_the_initrd_loads_and_lacks_is_named(tmp_path: Path) -> None:
     folder = made(tmp_path, initrd=make_initrd(*EARLY, loaded=("dm-mod", *EARLY)))
     assert "without /lib/modules/dm-mod.ko, which it loads" in refused(folder)["initrd"]
+
+
+SHELL = "/bin/busybox"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"/bin/sh": None}, "without /bin/sh, which runs /init"),
+        ({SHELL: None}, "without /bin/sh, which runs /init"),
+        ({"/bin/sh": symlink("sh")}, "without /bin/sh, which runs /init"),
+        ({"/bin/sh": symlink("../../bin/./busybox")}, ""),
+        ({"/bin/sh": symlink("/bin/busybox")}, ""),
+        ({SHELL: file(make_elf(machine=183), 0o755)}, "/bin/sh is no program for x86_64"),
+        ({SHELL: file(b"#!/bin/sh\n", 0o755)}, "/bin/sh is no program"),
+        ({SHELL: file(make_elf())}, "/bin/sh is no file that may be run"),
+        ({SHELL: file(make_elf(loader=b"/lib64/ld.so\0"), 0o755)}, "without /lib64/ld.so, which loads /bin/sh"),
+        (
+            {
+                SHELL: file(make_elf(loader=b"/lib64/ld.so\0"), 0o755),
+                "/lib64": symlink("lib"),
+                "/lib/ld.so": file(b"ld"),
+            },
+            "",
+        ),
+        ({"/init": file(b"#!\n", 0o755)}, "without , which runs /init"),
+        ({"/init": file(b"#!/bin/sh\n")}, "/init is no file that may be run"),
+        ({"/init": file(make_elf(), 0o755)}, ""),
+        ({"/init": file(b"nothing", 0o755)}, "/init is no program"),
+    ],
+)
+def test_an_initrd_that_cannot_begin_is_refused(tmp_path: Path, changes: dict[str, Node | None], message: str) -> None:
+    files = {**make_initrd(*EARLY), **changes}
+    folder = made(tmp_path, initrd={path: node for path, node in files.items() if node})
+    assert message in refused(folder).get("initrd", "")
+    assert bool(refused(folder)) == bool(message)
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "bin", "sh", "busybox", "init"]), max_size=8))
+def test_no_link_of_an_initrd_is_followed_for_ever(steps: list[str]) -> None:
+    files = {**make_initrd(*EARLY), "/bin/sh": symlink("/".join(steps))}
+    with suppress(FormatError):
+        drivers_of(Region.of_bytes(make_cpio(files), "initrd"), X86_64)
 
 
 def test_an_initrd_without_a_list_of_modules_is_refused(tmp_path: Path) -> None:

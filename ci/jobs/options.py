@@ -39,8 +39,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _PENDING = "release.json"
 
 
-def _refuse_web_server(_: click.Context, __: click.Parameter, to: str) -> str:
+def _refuse_no_place(_: click.Context, __: click.Parameter, to: str) -> str:
     """Raises UsageError before anything is built for a place that cannot take it."""
+    if not to:
+        hint = "a folder, or HOST/PREFIX of a registry; the workflows have it from the variable STEREO_TO"
+        raise UsageError("to publish where?", where="--to", hint=hint)
     if parse_root(to).kind == "static":
         hint = "publish to a folder, and have the web server offer that"
         raise UsageError("is a web server, and that takes nothing", where=to, hint=hint)
@@ -81,7 +84,7 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         "--to",
         required=True,
         metavar="ROOT",
-        callback=_refuse_web_server,
+        callback=_refuse_no_place,
         help="Where it is published: a folder, or HOST/PREFIX of a registry.",
     ),
     "tags": click.option(

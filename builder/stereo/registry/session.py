@@ -111,7 +111,7 @@ def explained(url: str) -> Iterator[None]:
     except requests.exceptions.SSLError as error:
         found = _REASON.search(str(error))
         hint = "a CA of your own: SSL_CERT_FILE" if found else None
-        what = f"its certificate is not good: {found[1]}" if found else "TLS fails"
+        what = f"its certificate is not good: {found[1].strip()}" if found else "TLS fails"
         raise RegistryError(what, where=where, hint=hint) from None
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
         raise Unreachable("does not answer", where=where) from None

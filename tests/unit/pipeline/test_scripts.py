@@ -45,6 +45,7 @@ def test_every_job_has_its_script_and_every_script_can_be_started() -> None:
     ("name", "words", "said"),
     [
         ("release", ["--to", "./out"], "to sign with which key?"),
+        ("release", ["--to", "", "--plan"], "to publish where?"),
         ("release", ["--to", "no host", "--key", "-"], "is no reference"),
         ("release", ["--to", "https://h.example/x", "--key", "-"], "is a web server, and that takes nothing"),
         ("release", ["--to", "./out", "--key", "nobody"], "there is no key 'nobody'"),

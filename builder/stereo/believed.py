@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stereo.doctor import Check, Status
-from stereo.errors import ProblemsError, StereoError, shown
+from stereo.errors import ProblemsError, StereoError, UsageError, shown
 from stereo.paths import default_policy, stereo_config
 from stereo.registry.credentials import logins
 from stereo.registry.reference import default_root
@@ -23,6 +23,10 @@ _MOST_NAMED = 5
 
 def believed() -> list[Check]:
     """The rows. Never raises for what is wrong with a file."""
+    try:
+        stereo_config()
+    except UsageError as error:
+        return [Check("configuration", Status.WARN, error.what, error.hint)]
     return [_policy(), *_keys(keys_folder()), _registry(), _logins()]
 
 

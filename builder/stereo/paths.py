@@ -6,10 +6,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from stereo.errors import UsageError
+
+
+def home() -> Path:
+    """The user's own folder. Raises UsageError for one who has none, as of a container that runs under any number."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError(
+            "this user has no home", where="HOME", hint="set HOME to a folder that may be written"
+        ) from error
+
 
 def _xdg(variable: str, default: str) -> Path:
     value = Path(os.environ.get(variable, ""))
-    return value if value.is_absolute() else Path.home() / default
+    return value if value.is_absolute() else home() / default
 
 
 @dataclass(frozen=True)

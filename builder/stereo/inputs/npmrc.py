@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from stereo import process
 from stereo.errors import StereoError, UsageError
+from stereo.paths import home
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def of_host(env: Mapping[str, str], override: str | None = None) -> NpmConfig:
     """Read npm's configuration: `override`, NPM_CONFIG_REGISTRY, .npmrc files, and last npm's own default."""
     settings: dict[str, str] = {}
     lowered = {key.lower(): value for key, value in env.items() if key.lower().startswith("npm_config_")}
-    home = Path(env.get("HOME") or Path.home())
-    files = [lowered.get("npm_config_globalconfig"), lowered.get("npm_config_userconfig") or str(home / ".npmrc")]
+    folder = Path(env.get("HOME") or home())
+    files = [lowered.get("npm_config_globalconfig"), lowered.get("npm_config_userconfig") or str(folder / ".npmrc")]
     for file in files:
         if file:
             settings.update(_read(Path(file), env))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stereo.errors import StereoError
+from stereo.paths import home
 from stereo.process import CommandFailed, run
 from stereo.registry.errors import RegistryError
 from stereo.registry.hosts import config_keys
@@ -75,10 +76,10 @@ def _files() -> Iterator[Path]:
     environ = os.environ
     if chosen := environ.get("REGISTRY_AUTH_FILE"):
         yield Path(chosen)
-    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    yield Path(environ.get("DOCKER_CONFIG") or home() / ".docker") / "config.json"
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "containers" / "auth.json"
-    yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers" / "auth.json"
+    yield Path(environ.get("XDG_CONFIG_HOME") or home() / ".config") / "containers" / "auth.json"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

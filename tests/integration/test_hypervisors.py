@@ -86,6 +86,6 @@ def test_libvirts_own_schema_takes_every_domain(arch: Architecture, test_tools: 
     for form, text in domains.items():
         (tmp_path / f"{form}.xml").write_text(text)
         xmllint("--noout", "--relaxng", test_tools / SCHEMA, tmp_path / f"{form}.xml")
-    (tmp_path / "wrong.xml").write_text(domains["raw"].replace("transient", "transitory"))
+    (tmp_path / "wrong.xml").write_text(domains["raw"].replace("memory", "recollection"))
     with pytest.raises(CommandFailed):
         xmllint("--noout", "--relaxng", test_tools / SCHEMA, tmp_path / "wrong.xml")

@@ -24,7 +24,7 @@ Examples:
   stereo check result                                 all five, and how each of them starts it
   stereo check result --for firecracker --for qemu
   stereo check result --for applevirt --arch aarch64  is it the one for my Mac?
-  stereo check result --for libvirt --json | jq -r '.hypervisors[0].forms[0].steps[0].content'
+  stereo check result --for libvirt --json | jq -r '.hypervisors[0].forms[0].steps[1].content'
 
 Everything is read from the files themselves: partition table, EFI program, kernel, initrd, modules, command
 line. "ok" holds (-v says what), "lacks" runs without something, "no" does not run. Whether anybody altered the

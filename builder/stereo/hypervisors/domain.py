@@ -13,23 +13,21 @@ Element = ElementTree.Element
 
 
 def domain_xml(name: str, arch: Architecture, disk: Disk, kernel: KernelBoot | None, *, cpus: int, memory: int) -> str:
-    """A domain that boots `disk` by UEFI, or `kernel` directly. `memory` is MiB; paths are absolute.
-
-    What the machine writes is thrown away when it ends: the disk is `transient`.
-    """
+    """A domain that boots `disk` by UEFI, or `kernel` directly, and writes to it. `memory` is MiB; paths are absolute."""
     domain = Element("domain", type="kvm")
     _add(domain, "name", name)
     _add(domain, "memory", str(memory), unit="MiB")
     _add(domain, "vcpu", str(cpus))
     _boot(domain, arch, kernel)
-    _add(_add(domain, "features"), "acpi")
+    if kernel is None or arch is Architecture.X86_64:
+        # On aarch64 it comes with UEFI alone, and libvirt refuses it without; the kernel gets a device tree then.
+        _add(_add(domain, "features"), "acpi")
     _add(domain, "cpu", mode="host-passthrough")
     devices = _add(domain, "devices")
     row = _add(devices, "disk", type="file", device="disk")
     _add(row, "driver", name="qemu", type=disk.format)
     _add(row, "source", file=str(disk.path))
     _add(row, "target", dev="vda", bus="virtio")
-    _add(row, "transient")
     _add(_add(devices, "interface", type="user"), "model", type="virtio")
     _add(devices, "console", type="pty")
     _add(_add(devices, "channel", type="unix"), "target", type="virtio", name=PORT_NAME)

@@ -1,6 +1,7 @@
 """The shortest commands that start a dist under each hypervisor. Pure: facts and a judgement go in, words come out.
 
-None of them writes to the dist: QEMU and libvirt throw away what a machine writes, the others get a copy of the disk.
+None of them writes to the dist: QEMU throws away what a machine writes, the others get a copy of the disk. (A disk that
+is `transient` to libvirt is no way: what is written goes to a file beside it, so into the dist.)
 Where a host keeps its firmware is as in Debian's packages ovmf and qemu-efi-aarch64. Sources: see `known`.
 """
 
@@ -137,7 +138,9 @@ class _Start:
         kernel = None
         if self._direct:
             kernel = KernelBoot(self._absolute("bzImage"), self._absolute("initrd"), self._cmdline)
-        disk = Disk(self._absolute(FILES[self._judged.form]), "qcow2" if self._format == "qcow2" else "raw")
+        disk = Disk(self._place / self._copied, "qcow2" if self._format == "qcow2" else "raw")
+        _word(disk.path)
+        yield self._copy()
         yield Write(name, domain_xml(self._facts.name, self._arch, disk, kernel, cpus=CPUS, memory=MEMORY))
         yield Run(("virsh", "create", name, "--console"))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,7 @@ def after(argv: tuple[str, ...], option: str) -> str:
 
 
 @pytest.mark.parametrize("arch", list(Architecture))
-@pytest.mark.parametrize("name", ["applevirt", "qemu", "cloud-hypervisor", "firecracker"])
+@pytest.mark.parametrize("name", ["applevirt", "qemu", "libvirt", "cloud-hypervisor", "firecracker"])
 def test_a_disk_of_the_dist_is_copied_or_what_is_written_to_it_thrown_away(
     known: dict[Architecture, Facts], arch: Architecture, name: str
 ) -> None:
@@ -64,6 +65,24 @@ def test_a_disk_of_the_dist_is_copied_or_what_is_written_to_it_thrown_away(
         naming = [argv for argv in commands(way) if any(str(source) in word for word in argv)]
         assert len(naming) == 1
         assert naming[0][0] == "cp" or any("snapshot=on" in word for word in naming[0] if str(source) in word)
+        assert not any(str(source) in step.content for step in way.steps if isinstance(step, Write))
+
+
+@pytest.mark.parametrize("arch", list(Architecture))
+def test_a_domain_writes_to_the_copy_and_has_acpi_where_libvirt_takes_it(
+    known: dict[Architecture, Facts], arch: Architecture
+) -> None:
+    """Without UEFI libvirt refuses ACPI on aarch64: "ACPI requires UEFI on this architecture"."""
+    for way in ways(known[arch], "libvirt"):
+        (copy, start), (written,) = commands(way), [step for step in way.steps if isinstance(step, Write)]
+        domain = ElementTree.fromstring(written.content)
+        source = domain.find("devices/disk/source")
+        assert source is not None
+        assert source.get("file") == f"{PLACE}/{copy[-1]}"
+        assert start == ("virsh", "create", written.name, "--console")
+        by_kernel = way.judged.form is Form.KERNEL
+        assert (domain.find("features/acpi") is None) == (by_kernel and arch is AARCH64)
+        assert (domain.find("os/kernel") is not None) == by_kernel
 
 
 @pytest.mark.parametrize("arch", list(Architecture))

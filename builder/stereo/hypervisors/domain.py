@@ -13,7 +13,7 @@ Element = ElementTree.Element
 
 
 def domain_xml(name: str, arch: Architecture, disk: Disk, kernel: KernelBoot | None, *, cpus: int, memory: int) -> str:
-    """A domain that boots `disk` by UEFI, or `kernel` directly, and writes to it. `memory` is MiB; paths are absolute."""
+    """A domain that boots `disk`, which it writes to, by UEFI or by `kernel`. `memory` is MiB; paths are absolute."""
     domain = Element("domain", type="kvm")
     _add(domain, "name", name)
     _add(domain, "memory", str(memory), unit="MiB")

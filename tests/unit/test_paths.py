@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pwd
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,3 +41,16 @@ def test_folders_that_are_named_need_no_home(tmp_path: Path, monkeypatch: pytest
     assert user_data() == tmp_path / "stereo"
     assert Cache.from_environment().root == tmp_path
     assert [row.detail for row in believed()] == ["this user has no home"]
+
+
+def test_the_launcher_says_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # nothing beside the launcher, which has no suffix
+    found = spec_from_loader("launcher", SourceFileLoader("launcher", str(Path(__file__).parents[2] / "stereo")))
+    assert found is not None
+    assert found.loader is not None
+    launcher = module_from_spec(found)
+    found.loader.exec_module(launcher)
+    with pytest.raises(launcher.SetupError, match="no home"):
+        launcher.cached_venv()
+    monkeypatch.setenv("STEREO_CACHE", str(tmp_path))
+    assert launcher.cached_venv().is_relative_to(tmp_path)

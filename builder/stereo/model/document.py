@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
@@ -18,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from stereo.errors import Problem, ProblemsError
+from stereo.model.toml_text import load_toml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -73,7 +73,7 @@ def parse_toml(data: bytes, file: str, every_key: str = _EVERY_KEY) -> dict[str,
     if len(data) > MOST_BYTES:
         raise ProblemsError([Problem(file, "-", f"larger than {MOST_BYTES // 1024} KiB", "leave out what is too much")])
     try:
-        parsed = _frozen(tomllib.loads(data.decode("utf-8")))
+        parsed = _frozen(load_toml(data.decode("utf-8")))
     except UnicodeDecodeError as error:
         raise ProblemsError(
             [Problem(file, "-", f"byte {error.start} is not UTF-8", "save the file as UTF-8")]
@@ -164,6 +164,8 @@ def _worded(error: ErrorDetails, model: type[BaseModel], file: str) -> Problem:
         return Problem(file, key, str(context.get("error")))
     if kind in ("model_type", "dict_type"):  # pydantic would name our classes
         return Problem(file, key, f"must be a table, not {value}")
+    if kind == "tuple_type":
+        return Problem(file, key, f"must be a list, not {value}")
     return Problem(file, key, error["msg"][:1].lower() + error["msg"][1:] + f", not {value}")
 
 

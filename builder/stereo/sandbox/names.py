@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from stereo.errors import UsageError
+from stereo.model.toml_text import load_toml
 from stereo.sandbox.state import all_folders, check_name
 
 JCARD = "jcard.toml"
@@ -34,7 +34,7 @@ def _named_in(jcard: Path) -> str:
     """Its name, without minding what else is in it: a variable that is not set is no reason to refuse a `status`."""
     try:
         with jcard.open("rb") as file:
-            name = tomllib.loads(file.read(_LARGEST).decode()).get("name", jcard.absolute().parent.name)
+            name = load_toml(file.read(_LARGEST).decode()).get("name", jcard.absolute().parent.name)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"cannot be read: {error}", where=str(jcard), hint="or name the sandbox") from None
     if not isinstance(name, str):

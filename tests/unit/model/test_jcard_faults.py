@@ -72,6 +72,8 @@ def agent(keys: str) -> str:
         ("[resources]\nmemory = 'much'", "resources.memory", "is no size"),
         ("[resources]\ndisk = true", "resources.disk", "is no size"),
         ("network = 'nat'", "network", "must be a table"),
+        ("agents = 8", "agents", "must be a list, not 8"),
+        ("network.egress_allow = 'x'", "network.egress_allow", "must be a list, not 'x'"),
         ("[network]\nmode = 'natt'", "network.mode", "did you mean 'nat'?"),
         ("[network]\nmode = 'bridged'", "network.bridge", "is missing"),
         ("[network]\nbridge = 'br0'", "network.bridge", "no use with mode 'nat'"),

@@ -96,6 +96,10 @@ class LayoutIndex:
 
         Raises what `read` raises, and `Malformed`.
         """
+        referring: dict[str, list[Descriptor]] = {}
+        for entry in self.entries:
+            if entry.media_type == media.IMAGE_MANIFEST:
+                referring.setdefault(_subject_of(entry, read), []).append(entry)
         found: set[str] = set()
         open_ends = list(self.tags().values())
         while open_ends:
@@ -109,7 +113,7 @@ class LayoutIndex:
             else:
                 artifact = parse_artifact(document, entry.digest)
                 found |= {blob.digest for blob in (artifact.config, *artifact.layers)}
-            open_ends += self.referrers(entry.digest, lambda stranger: read(stranger.digest))
+            open_ends += referring.get(entry.digest, ())
         return found
 
     def referrers(
@@ -156,6 +160,14 @@ def _referring(entry: Descriptor, digest: str, read: Callable[[Descriptor], byte
     if artifact.subject is None or artifact.subject.digest != digest:
         return None
     return replace(entry, artifact_type=artifact.artifact_type, annotations=artifact.annotations)
+
+
+def _subject_of(entry: Descriptor, read: Callable[[str], bytes]) -> str:
+    """The digest that a document refers to; "" if to none."""
+    if not _is_silent(entry):
+        return entry.annotations[media.SUBJECT]
+    subject = parse_artifact(read(entry.digest), entry.digest).subject
+    return subject.digest if subject else ""
 
 
 def _is_silent(entry: Descriptor) -> bool:

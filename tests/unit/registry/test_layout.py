@@ -209,6 +209,27 @@ def test_sweeping_keeps_all_that_tags_lead_to_and_what_is_young(layout: LayoutRe
     assert layout.sweep(age=-1) == 0
 
 
+def test_documents_of_others_are_read_once_each_to_find_what_is_needed() -> None:
+    """An index that oras wrote does not say what refers to what."""
+    read: list[str] = []
+    documents = {}
+    above = describe(b"", media.IMAGE_MANIFEST)
+    for number in range(30):
+        document = referrer(above, media.DSSE, [], {"n": str(number)})
+        above = describe(document, media.IMAGE_MANIFEST)
+        documents[above.digest] = document
+    rows = [describe(document, media.IMAGE_MANIFEST) for document in documents.values()]
+    tagged = Descriptor(rows[0].media_type, rows[0].digest, rows[0].size, {media.REF_NAME: "latest"})
+
+    def get(digest: str) -> bytes:
+        read.append(digest)
+        return documents[digest]
+
+    needed = LayoutIndex((tagged, *rows[1:])).needed(get)
+    assert documents.keys() <= needed
+    assert len(read) == 2 * len(rows)  # for what it refers to, and for its blobs
+
+
 def test_nothing_is_swept_where_nothing_is(layout: LayoutRemote) -> None:
     layout.remove(RAW.digest)
     assert layout.sweep(0) == 0

@@ -6,14 +6,12 @@ It judges nothing: what ought to be is written in test_gvisor.py.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -185,18 +183,7 @@ def struck() -> None:
     FOUND["in the end"] = processes()
 
 
-def say(document: dict[str, Any]) -> None:
-    """To the serial console, in lines that survive it: it is a terminal, and the kernel writes there too."""
-    text = base64.b64encode(zlib.compress(json.dumps(document).encode(), 9)).decode()
-    Path("/proc/sys/kernel/printk").write_text("1")
-    with open("/dev/ttyS0", "w") as console:
-        console.write("\nprobe-begins\n")
-        for at in range(0, len(text), 200):
-            console.write(text[at : at + 200] + "\n")
-        console.write("probe-ends\n")
-
-
-def main() -> None:
+def findings() -> dict[str, Any]:
     share("/workspace", "task", "the task")
     share("/reference", "fact", "a fact")
     Path("/run/stereos/secrets/TOKEN").write_text(KEY)
@@ -209,8 +196,4 @@ def main() -> None:
         except Exception as error:  # whatever it is, the host must hear of it
             FOUND[f"{part.__name__} failed"] = f"{type(error).__name__}: {error}"
     FOUND["journal"] = run(["journalctl", "--no-pager", "--output=cat", "--lines=150"])["out"]
-    say(FOUND)
-
-
-if __name__ == "__main__":
-    main()
+    return FOUND

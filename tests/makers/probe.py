@@ -25,7 +25,8 @@ from stereo.vm.boot import BootFiles, Form, MachineSize, boot, make_spec
 from stereo.vm.machine import Accelerator, MachineSpec, Nat
 from stereo.vm.qemu import QemuBackend
 
-PROGRAM = Path(__file__).parents[1] / "e2e" / "guestprobe.py"
+_E2E = Path(__file__).parents[1] / "e2e"
+PROGRAM, VOICE = _E2E / "guestprobe.py", _E2E / "probevoice.py"
 BEGINS, ENDS = "probe-begins", "probe-ends"
 _HAND_OVER = "exec switch_root "
 _UNITS = "/root/etc/systemd/system"
@@ -35,7 +36,7 @@ DefaultDependencies=no
 After=basic.target stereosd.service
 
 [Service]
-ExecStart=/usr/bin/python3 -B /etc/probe.py
+ExecStart=/usr/bin/python3 -B /etc/probevoice.py
 """
 
 
@@ -81,7 +82,8 @@ class Prober:
         self.backend = backend
         self._accelerator, self._tell = accelerator, tell
         self._initrd = folder / "initrd-with-probe"
-        initrd_with(self._files.initrd, self._initrd, "probe.service", _UNIT, {"probe.py": program.read_bytes()})
+        programs = {"probe.py": program.read_bytes(), VOICE.name: VOICE.read_bytes()}
+        initrd_with(self._files.initrd, self._initrd, "probe.service", _UNIT, programs)
 
     def spec(self, words: str = "", disk: Path | None = None, room: int | None = None) -> MachineSpec:
         """The machine; `words` go to the kernel's command line, `disk` (raw) stands for the dist's, of `room` bytes."""

@@ -303,7 +303,7 @@ def test_ctrl_c_ends_exec_and_logs(survivor: Desk) -> None:
 
 
 @pytest.mark.parametrize("way", ["in", "out"])
-def test_ctrl_c_ends_a_copy_and_leaves_no_half_file_on_the_host(survivor: Desk, way: str) -> None:
+def test_ctrl_c_ends_a_copy_and_leaves_no_half_file(survivor: Desk, way: str) -> None:
     one, place = survivor, survivor.home / "copies"
     place.mkdir(exist_ok=True)
     big = one.home / "large"
@@ -317,6 +317,7 @@ def test_ctrl_c_ends_a_copy_and_leaves_no_half_file_on_the_host(survivor: Desk, 
         interrupted(run)
     in_time(lambda: root(one, "pgrep -x tar; echo") == "\n", "tar ends")
     assert list(place.iterdir()) == []
+    assert root(one, "ls -A ~agent | grep -e large-in -e stereo-cp; echo") == "\n"
     root(one, "rm -f ~agent/large*")
 
 

@@ -91,7 +91,7 @@ async def everything(machine: VsockMachine, strangers: dict[str, Path], folder: 
     content = random.Random(1).randbytes(MEGABYTES << 20)
     (folder / "big").write_bytes(content)
     inside = GuestPath("big", "agent")
-    await copy_in(control, folder / "big", inside, lambda _: None)
+    await copy_in(control, folder / "big", inside, lambda _: None, print)
     found["inside"] = (await run(control, "/usr/bin/sha256sum", "/home/agent/big"))[0].split()[0]
     await copy_out(control, inside, folder / "back", lambda _: None)
     found["sent"], found["back"] = (

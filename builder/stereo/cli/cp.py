@@ -8,7 +8,7 @@ import click
 
 from stereo.cli.options import sandbox_option
 from stereo.cli.output import Output, speaking
-from stereo.errors import UsageError
+from stereo.errors import UsageError, shown
 
 
 @click.command(
@@ -41,15 +41,23 @@ def cp(out: Output, sandbox: str | None, user: str, source: str, target: str) ->
             "one of the two must be inside, and only one", hint="begin that one with a colon, as :workspace/"
         )
 
+    if not (source and target):
+        raise UsageError("an empty path", hint="'.' is this folder, ':' the user's home inside")
+
+    left_out: list[str] = []
+
     async def copy() -> None:
         async with connected(pick(sandbox)) as control:
             with out.report.progress(f"Copying {source}", None) as progress:
                 if source.startswith(":"):
                     await copy_out(control, GuestPath(_inside(source, user), user), Path(target), progress.advance)
                 else:
-                    await copy_in(control, Path(source), GuestPath(_inside(target, user), user), progress.advance)
+                    inside = GuestPath(_inside(target, user), user)
+                    await copy_in(control, Path(source), inside, progress.advance, left_out.append)
 
     asyncio.run(copy())
+    for socket in left_out:
+        out.report.warn(f"left out {shown(socket)}: a socket cannot be copied")
 
 
 def _inside(path: str, user: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import socket
 import stat
 import tarfile
 from collections.abc import Awaitable, Callable
@@ -29,9 +31,10 @@ def with_guest(home: Path, act: Callable[[Control], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def send(home: Path, source: Path, path: str) -> int:
+def send(home: Path, source: Path, path: str, left_out: list[str] | None = None) -> int:
     moved: list[int] = []
-    with_guest(home, lambda control: copy_in(control, source, GuestPath(path, "agent"), moved.append))
+    skipped = [] if left_out is None else left_out
+    with_guest(home, lambda control: copy_in(control, source, GuestPath(path, "agent"), moved.append, skipped.append))
     return sum(moved)
 
 
@@ -73,10 +76,67 @@ def test_a_source_that_is_not_there_is_told_before_anything_is_sent(inside: Path
         send(inside, outside / "nothing", str(inside))
 
 
-def test_a_target_without_a_folder_is_told_in_tars_words(inside: Path, outside: Path) -> None:
+def test_a_target_without_a_folder_is_told(inside: Path, outside: Path) -> None:
     (outside / "notes").write_bytes(bytes(3_000_000))
-    with pytest.raises(StereoError, match=r"nowhere/at/all.*could not be copied|could not be copied"):
+    with pytest.raises(StereoError, match="no such folder"):
         send(inside, outside / "notes", f"{inside}/nowhere/at/all/")
+    with pytest.raises(StereoError, match="could not be copied"):
+        send(inside, outside / "notes", f"{inside}/nowhere/at/all")
+    assert list(inside.iterdir()) == []
+
+
+def test_what_is_there_inside_is_replaced_by_its_like_alone(inside: Path, outside: Path) -> None:
+    (outside / "one").write_text("new")
+    (outside / "some").mkdir()
+    (outside / "some/more").write_text("more")
+    (inside / "one").write_text("old")
+    (inside / "link").symlink_to("/nowhere")
+    (inside / "some").mkdir()
+    (inside / "some/kept").write_text("kept")
+    os.mkfifo(inside / "pipe")
+    send(inside, outside / "one", f"{inside}")
+    send(inside, outside / "one", f"{inside}/link")
+    send(inside, outside / "some", f"{inside}")
+    assert [(inside / name).read_text() for name in ("one", "link", "some/kept", "some/more")] == [
+        *("new", "new", "kept", "more")
+    ]
+    for source, name in (("one", "pipe"), ("some", "one"), ("some", "pipe")):
+        with pytest.raises(StereoError, match="something else is there already"):
+            send(inside, outside / source, f"{inside}/{name}")
+    (inside / "some/one").mkdir()
+    with pytest.raises(StereoError, match="something else is there already"):
+        send(inside, outside / "one", f"{inside}/some")
+    assert sorted(path.name for path in inside.iterdir()) == ["link", "one", "pipe", "some"]
+
+
+def test_a_copy_that_is_cut_off_leaves_what_was_there(inside: Path, outside: Path) -> None:
+    (outside / "big").write_bytes(bytes(30_000_000))
+    (inside / "big").write_text("old")
+
+    async def give_up(control: Control) -> None:
+        on_its_way = asyncio.Event()
+        copy = copy_in(control, outside / "big", GuestPath(str(inside), "agent"), lambda _: on_its_way.set(), print)
+        task = asyncio.create_task(copy)
+        await on_its_way.wait()
+        assert (inside / "big").read_text() == "old"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with_guest(inside, give_up)
+    assert [path.read_text() for path in inside.iterdir()] == ["old"]
+
+
+def test_sockets_are_left_out_and_told(inside: Path, outside: Path) -> None:
+    (outside / "src").mkdir()
+    (outside / "src/file").write_text("x")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(outside / "src/talk"))
+    left_out: list[str] = []
+    send(inside, outside / "src", str(inside), left_out)
+    assert (left_out, [path.name for path in (inside / "src").iterdir()]) == ([str(outside / "src/talk")], ["file"])
+    with pytest.raises(StereoError, match="is a socket"):
+        send(inside, outside / "src/talk", str(inside))
 
 
 def test_a_folder_comes_out_whole(inside: Path, outside: Path) -> None:
@@ -98,6 +158,18 @@ def test_a_file_that_is_there_is_replaced_and_a_folder_is_not(inside: Path, outs
     (outside / "taken/report").mkdir()
     with pytest.raises(StereoError, match="is there already"):
         fetch(inside, f"{inside}/report", outside / "taken")
+    os.mkfifo(outside / "pipe")
+    (inside / "folder").mkdir()
+    for name, target in (("report", "pipe"), ("folder", "pipe"), ("folder", "report")):
+        with pytest.raises(StereoError, match="is there already"):
+            fetch(inside, f"{inside}/{name}", outside / target)
+    assert sorted(path.name for path in outside.iterdir()) == ["pipe", "report", "taken"]
+
+
+def test_a_folder_may_be_named_with_a_dot_behind_it(inside: Path, outside: Path) -> None:
+    (inside / "site").mkdir()
+    fetch(inside, f"{inside}/site/.", outside)
+    assert (outside / "site").is_dir()
 
 
 def test_what_is_not_inside_is_told_and_leaves_nothing(inside: Path, outside: Path) -> None:

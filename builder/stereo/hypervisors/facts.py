@@ -6,6 +6,7 @@ is missing or damaged becomes a `Fault` that says so: only the manifest has to b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from stereo.artifacts.vfat import Vfat
 from stereo.artifacts.zst import Spool
 from stereo.hypervisors.initrd import ELF_MACHINES, LARGEST_LIST, drivers_of, module_name
 from stereo.model.architecture import Architecture
-from stereo.model.manifest import Manifest
+from stereo.model.manifest import DiskArtifact, Manifest
 
 LONGEST_CMDLINE = 2047
 """Bytes that a kernel takes of its command line: COMMAND_LINE_SIZE of both architectures, less the NUL."""
@@ -125,8 +126,8 @@ class _Reader:
     def facts(self, folder: Path) -> Facts:
         names = self._manifest.artifacts
         disks = {
-            "raw": told(lambda: _Disk("raw", _raw(self._open(names.raw.file)))),
-            "qcow2": told(lambda: _Disk("qcow2", Qcow2(self._open(names.qcow2.file)).content())),
+            "raw": told(lambda: _Disk("raw", _raw(self._open_disk(names.raw)))),
+            "qcow2": told(lambda: _Disk("qcow2", Qcow2(self._open_disk(names.qcow2)).content())),
         }
         # Whichever is here and sound: they are the same, as verify proves.
         disk = next((one for one in disks.values() if isinstance(one, _Disk)), Fault("no disk of it can be read"))
@@ -161,6 +162,16 @@ class _Reader:
 
     def _open(self, name: str) -> Region:
         return self._stack.enter_context(OpenFile(name, name=name, folder=self._folder)).region
+
+    def _open_disk(self, disk: DiskArtifact) -> Region:
+        try:
+            return self._open(disk.file)
+        except FormatError:
+            here = {entry.name for entry in os.scandir(self._folder)}
+            if disk.file in here or disk.compressed_file not in here:
+                raise
+            made = f"`zstd -d --sparse {disk.compressed_file}` makes it"
+            raise FormatError(f"No such file but its compressed form: {made}", where=disk.file) from None
 
     def _uki(self, disk: _Disk) -> Pe:
         path = REMOVABLE_PATH[self._arch.system]

@@ -177,7 +177,10 @@ class _Judge:
     def _console_row(self, console: str | None, add: bool) -> tuple[Verdict, str]:
         if console is None:
             has = ", ".join(self._hypervisor.consoles[self._wanted])
-            return Verdict.LACKS, f"it has {has}, which the command line does not name: the boot is not seen"
+            return (
+                Verdict.LACKS,
+                self._unknown() or f"it has {has}, which the command line does not name: the boot is not seen",
+            )
         if add:
             return Verdict.OK, f"{console}, when the command line is given console={console} too"
         return Verdict.OK, console
@@ -185,6 +188,8 @@ class _Judge:
     def _devices(self) -> tuple[Verdict, str]:
         early = [name for name in (self._hypervisor.bus, *_NEEDED_EARLY) if not self._driver(name, early=True)]
         if early:
+            if unknown := self._unknown():
+                return Verdict.NO, unknown
             return Verdict.NO, f"neither kernel nor initrd has {', '.join(early)}"
         bus = "PCI" if self._hypervisor.bus == "virtio_pci" else "MMIO"
         return Verdict.OK, f"virtio by {bus}, {'built in' if self._built_in(self._hypervisor.bus) else 'in the initrd'}"
@@ -193,22 +198,25 @@ class _Judge:
         if self._hypervisor.port:
             if self._driver("virtio_console"):
                 return Verdict.OK, "a virtio-serial port"
-            return Verdict.LACKS, "no virtio_console, so no way to speak to stereosd"
+            return Verdict.LACKS, self._unknown() or "no virtio_console, so no way to speak to stereosd"
         if self._driver(_VSOCK):
             return Verdict.OK, f"vsock {CONTROL_PORT}, by a socket of the host; there are no virtio-serial ports"
-        return Verdict.LACKS, f"no {_VSOCK}, and no virtio-serial ports, so no way to speak to stereosd"
+        return (
+            Verdict.LACKS,
+            self._unknown() or f"no {_VSOCK}, and no virtio-serial ports, so no way to speak to stereosd",
+        )
 
     def _network(self) -> tuple[Verdict, str]:
         if self._driver("virtio_net"):
             return Verdict.OK, "virtio_net"
-        return Verdict.LACKS, "no virtio_net, so no network"
+        return Verdict.LACKS, self._unknown() or "no virtio_net, so no network"
 
     def _shares(self) -> tuple[Verdict, str]:
         if not self._hypervisor.shares:
             return Verdict.LACKS, "has no virtiofs and no 9p, so no shares"
         if self._driver("virtiofs"):
             return Verdict.OK, "virtiofs"
-        return Verdict.LACKS, "no virtiofs in the image, so no shares"
+        return Verdict.LACKS, self._unknown() or "no virtiofs in the image, so no shares"
 
     def _credentials(self) -> tuple[Verdict, str]:
         if self._direct:
@@ -224,6 +232,12 @@ class _Judge:
 
     def _built_in(self, name: str) -> bool:
         return not isinstance(self._facts.builtin, Fault) and name in self._facts.builtin
+
+    def _unknown(self) -> str:
+        """Why it cannot be told which drivers there are; empty if it can."""
+        places = (self._facts.builtin, self._payload.drivers, self._facts.modules)
+        fault = next((place for place in places if isinstance(place, Fault)), None)
+        return f"cannot be told: {fault}" if fault else ""
 
     def _driver(self, name: str, *, early: bool = False) -> bool:
         """Whether there is one: in the kernel or its initrd, or, unless it is needed `early`, in the root."""

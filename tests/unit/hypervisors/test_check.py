@@ -266,6 +266,22 @@ def test_the_qcow2_disk_alone_is_enough_to_be_told_of(tmp_path: Path) -> None:
     assert set(refused(folder, form=Form.RAW)) == {"disk"}
 
 
+def test_of_a_disk_that_is_here_compressed_alone_it_is_told_how_to_have_it(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    for name in ("stereos.img", "stereos.qcow2"):
+        (folder / name).unlink()
+        (folder / f"{name}.zst").touch()
+    no = refused(folder)
+    assert no["disk"].startswith(
+        "stereos.img: No such file but its compressed form: `zstd -d --sparse stereos.img.zst`"
+    )
+    # What nobody could look at is not said to be missing.
+    assert no["devices"] == "cannot be told: no disk of it can be read"
+    assert set(lacking(folder).values()) == {"cannot be told: no disk of it can be read"}
+    (folder / "stereos.img.zst").unlink()
+    assert "No such file" in refused(folder)["disk"]
+
+
 def test_a_disk_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     folder = made(tmp_path)
     with (folder / "stereos.img").open("r+b") as disk:

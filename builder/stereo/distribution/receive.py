@@ -138,6 +138,7 @@ class Unpacking:
                 flush_behind(fd, offset, block.size)
                 self._free.put(block)
             file.truncate(offset)
+            flush(fd)
 
     def _mismatch(self, what: str) -> DigestMismatch:
         return DigestMismatch(f"{what}, and should become {self._content.file}", where=f"{self._content.file}.zst")
@@ -220,14 +221,20 @@ class _Source:
 
 
 def flush_behind(fd: int, end: int, written: int) -> None:
-    """Have the kernel begin to bring what was written to the disk, every now and then; this waits for nothing.
-
-    Else all of it waits for the fsync. `written` bytes up to `end` are new.
-    """
+    """`flush`, every now and then. `written` bytes up to `end` are new."""
     start = (end - written) // _FLUSHED * _FLUSHED
     until = end // _FLUSHED * _FLUSHED
-    if start < until and hasattr(os, "posix_fadvise"):  # macOS has none
-        os.posix_fadvise(fd, start, until - start, os.POSIX_FADV_DONTNEED)
+    if start < until:
+        flush(fd, start, until - start)
+
+
+def flush(fd: int, start: int = 0, length: int = 0) -> None:
+    """Have the kernel begin to bring what was written to the disk: `length` bytes from `start`, or all from there on.
+
+    Nothing waits for that here; else all of it waits in the fsync.
+    """
+    if hasattr(os, "posix_fadvise"):  # macOS has none
+        os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _write_at(fd: int, view: memoryview, position: int) -> None:

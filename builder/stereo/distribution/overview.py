@@ -8,12 +8,12 @@ from datetime import datetime
 
 from stereo.distribution.merge import architectures_of, release_number, version_of
 from stereo.distribution.parallel import side_by_side
-from stereo.errors import StereoError
+from stereo.errors import StereoError, UsageError
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import is_release
 from stereo.registry import media
 from stereo.registry.documents import Descriptor
-from stereo.registry.errors import Denied, Malformed, NotFound
+from stereo.registry.errors import Denied, Malformed, NotFound, Unreachable
 from stereo.registry.parse import Artifact, parse_artifact, parse_index, parse_manifest
 from stereo.registry.reference import Reference
 from stereo.registry.remote import LATEST, Advance, Remote, open_remote, small_blob
@@ -210,13 +210,18 @@ def search(root: Reference, text: str, *, plain_http: bool) -> tuple[Sequence[Fo
         raise StereoError(f"does not tell what it has: {error.what}", where=str(root), hint=hint) from error
     found, wanted = list[Found](), [name for name in names if text.lower() in name.lower()]
     for name in wanted[:MOST_FOUND]:
-        reference = _below(root, name)
+        try:
+            reference = _below(root, name)
+        except UsageError:
+            continue  # a name that none could be pulled by
         remote = open_remote(reference, plain_http=plain_http)
         try:
             releases = sorted(filter(is_release, remote.tags()), key=release_number)
             newest = remote.get_manifest(releases[-1])[1] if releases else b""
-        except (NotFound, Denied, Malformed):
-            continue  # somebody else's, or no mixtape
+        except Unreachable:
+            raise
+        except StereoError:
+            continue  # somebody else's, damaged, or no mixtape
         if releases:
             found.append(Found(name, str(reference), releases[-1], len(releases), _sorted(architectures_of(newest))))
     return found, len(wanted) > MOST_FOUND

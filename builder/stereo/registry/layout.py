@@ -123,7 +123,7 @@ class LayoutRemote:
     def catalog(self) -> list[str]:
         try:
             with os.scandir(self._folder) as rows:
-                names = [row.name for row in rows if Path(row.path, VERSION_FILE).is_file()]
+                names = [row.name for row in rows if self._is_layout(row.name)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -136,6 +136,12 @@ class LayoutRemote:
         return sorted(names)
 
     # Reading
+
+    def _is_layout(self, name: str) -> bool:
+        """Whether a reference can lead to a layout there; others' folders, such as lost+found, are passed over."""
+        with suppress(UsageError, OSError):
+            return Path(self.reference.child(name).path, VERSION_FILE).is_file()
+        return False
 
     def _place(self, digest: str) -> Path:
         return self._blobs / digest.removeprefix("sha256:")

@@ -144,6 +144,18 @@ def test_search_finds_what_has_releases_by_a_part_of_its_name(dist: Path, tmp_pa
     assert search(root, "nothing", plain_http=False) == ([], False)
 
 
+def test_one_place_that_is_odd_does_not_hide_the_others(dist: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("base", "Base", "a name", "damaged", "linked"):
+        publish([dist], layout(root / name), report=Silent(), now=NOW)
+    (root / "damaged/index.json").write_text("{")
+    (root / "linked/index.json").rename(root / "linked/index")
+    (root / "linked/index.json").symlink_to("index")
+    (root / "lost+found").mkdir(mode=0)
+    assert [one.name for one in search(parse_root(str(root)), "", plain_http=False)[0]] == ["base"]
+    assert layout(root).catalog() == ["base", "damaged", "linked"]
+
+
 def test_search_is_bounded_and_says_so(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "MOST_FOUND", 1)
     for name in ("base", "coder"):

@@ -114,7 +114,7 @@ def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
             return []
         if isinstance(part, str) and part in current.model_fields:
             current = model_in(current.model_fields[part].annotation)
-    return sorted(current.model_fields) if current else []
+    return sorted(field.alias or name for name, field in current.model_fields.items()) if current else []
 
 
 def nearest(word: str, known: list[str]) -> str | None:

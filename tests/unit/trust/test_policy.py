@@ -192,6 +192,12 @@ def test_what_is_no_public_key_is_refused(folder: Path, value: str, words: str) 
     assert words in found["key[0].public_key"]
 
 
+def test_the_number_of_the_format_is_called_as_the_file_has_it(folder: Path) -> None:
+    told = hints(folder, GOOD.replace("schema =", "shema ="))
+    assert "did you mean 'schema'?" in told
+    assert "schema_" not in hints(folder, GOOD + "[x]\n")
+
+
 def test_a_role_stands_once_and_is_told_by_its_name(folder: Path) -> None:
     found = faults(folder, GOOD.replace('"provenance"', '"release"') + "[require]\nprovenance = 0\n")
     assert "names 'release' more than once" in found["key[0].roles"]

@@ -1,6 +1,7 @@
-"""The backend applevirt from `up` to `destroy`. The vfkit is ours, see `makers.vfkit`; the guest is a real aarch64 one.
+"""The backend applevirt from `up` to `destroy`, as on a Mac: see `makers.mac`, for the interpreter that runs all of it.
 
-What only Apple's framework can show is in docs/applevirt.md, as a list for who has a Mac.
+The vfkit is ours, see `makers.vfkit`; the guest is a real aarch64 one. What only Apple's framework can show is in
+docs/applevirt.md, as a list for who has a Mac.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from threading import Thread
 import pytest
 
 from makers.command import Stereo
+from makers.mac import interpreter
 from makers.processes import SOON, alive
 from makers.sandboxes import Desk, argv_of, desk
 from makers.vfkit.onpath import install
@@ -39,9 +42,10 @@ guest = "/home/agent/work"
 """
 NAT = NONE.replace("none", "nat")
 OWN_ADDRESS = """
-import socket
+import socket, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.connect(("192.168.64.1", 9))
+    while sock.connect_ex(("192.168.64.1", 9)):  # an emulated machine under load has its address a little later
+        time.sleep(0.5)
     print(sock.getsockname()[0])
 """
 HOST = "host.stereo.internal"
@@ -51,13 +55,19 @@ READ_ONLY = NONE + "readonly = true\n"
 
 @pytest.fixture(scope="module")
 def mac(stereo: Stereo, arm: Path, tools_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """A desk where applevirt is chosen and vfkit is found."""
+    """A desk on a Mac where vfkit is found, and little else; its folder for temporary files is behind a link."""
     programs = tmp_path_factory.mktemp("programs")
     install(programs, tools_tree)
-    with desk(stereo, arm) as one:
+    for name in ("ssh", "ssh-keygen"):
+        if there := shutil.which(name):
+            (programs / name).symlink_to(there)
+    python = interpreter(tmp_path_factory.mktemp("mac"))
+    with desk(Stereo(stereo.tell, program=[str(python), "-P", "-s", "-m", "stereo"]), arm) as one:
+        (one.root / "private").mkdir()
+        (one.root / "tmp").symlink_to("private")
         (one.home / "work").mkdir()
         (one.home / "work/from-host").write_text("hello\n")
-        one.variables |= {"STEREO_BACKEND": "applevirt", "PATH": f"{programs}:{os.environ['PATH']}"}
+        one.variables |= {"PATH": str(programs), "TMPDIR": str(one.root / "tmp")}
         one.write(NONE)
         yield one
 
@@ -133,8 +143,9 @@ def test_its_first_life(mac: Desk) -> None:
     assert (mac.folder / "console.log").stat().st_size
 
 
-def test_its_disk_stays_with_its_backend(mac: Desk) -> None:
-    said = mac("up", "--backend", "qemu", status=1).stderr
+def test_its_disk_stays_with_its_backend(mac: Desk, stereo: Stereo) -> None:
+    environment = {**mac.variables, "PATH": os.environ["PATH"]}  # not as on a Mac, for there is no QEMU then
+    said = stereo("up", "--backend", "qemu", cwd=mac.home, env=environment, status=1).stderr
     assert "was made by the backend applevirt" in said
 
 
@@ -142,7 +153,7 @@ def test_its_second_life_ends_with_vfkit(mac: Desk) -> None:
     mac.write(NAT)
     mac("up", timeout=400)
     assert inside(mac, "cat ~/kept") == "kept\n"
-    assert mac("exec", "/usr/bin/python3", "-c", OWN_ADDRESS).stdout.startswith("192.168.64.")
+    assert mac("exec", "--timeout", "120", "/usr/bin/python3", "-c", OWN_ADDRESS).stdout.startswith("192.168.64.")
     assert inside(mac, "ls /sys/class/net | wc -l") == "2\n"
     family = mac.family()
     vfkit = next(one for one in family if b"makers.vfkit" in argv_of(one))

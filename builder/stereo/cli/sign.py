@@ -20,7 +20,8 @@ Examples:
   pass show stereo/release | stereo sign result --key -
 
 It writes SHA256SUMS, SHA256SUMS.sig and .gpg, and into attestations/ a signed statement that this is a release and one
-of how it was built. Again with the same key, it writes only what is missing, has expired or says something else by now.
+of how it was built. Again with the same key, it writes only what is missing, has expired or says something else by now;
+with --expires also what has no end or a later one, or of whose time more than half has gone.
 A second key adds its own statements; SHA256SUMS keeps the first one's signature. What - reads may hold NAME.key and
 NAME.pgp, one behind the other. docs/signing.md tells how to check all of it with standard tools.
 

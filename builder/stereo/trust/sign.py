@@ -1,7 +1,8 @@
 """Signs a dist: lays SHA256SUMS, its signatures and signed statements beside the files that builds compare.
 
 Nothing that a build made is touched, and each new file appears by one rename. Signing again with the same key writes
-only what is missing, expired, or says something else by now. SHA256SUMS.sig and .gpg hold one key's signature, that of
+only what is missing, expired, or says something else by now; asked for an end, also what has none or a later one, or of
+whose time more than half has gone. SHA256SUMS.sig and .gpg hold one key's signature, that of
 the first signer: a second key adds its statements alone.
 """
 
@@ -208,7 +209,13 @@ class _Signing:
         holds = (
             said.issued_on is not None and said.issued_on <= now and (said.expires_on is None or now < said.expires_on)
         )
-        return holds and found.rendered == existing and _without_times(said) == _without_times(wanted)
+        same = found.rendered == existing and _without_times(said) == _without_times(wanted)
+        return holds and same and self._lasts(said.expires_on)
+
+    def _lasts(self, until: datetime | None) -> bool:
+        """Whether what ends then need not be renewed: half of the time that is asked for now is left, and no more."""
+        asked = self._terms.expires_after
+        return asked is None or (until is not None and asked / 2 <= until - self._terms.now <= asked)
 
     def _lay(self, name: str, data: bytes) -> Laid:
         fresh, target = self._folder / "fresh", self._dist / name

@@ -146,6 +146,22 @@ def test_what_has_expired_is_signed_anew(dist: Path, manifest: Manifest, keys: l
     assert read.statement.expires_on == NOW + timedelta(days=60)
 
 
+def test_a_statement_is_renewed_before_it_expires_and_gets_the_end_that_is_asked_for(
+    dist: Path, manifest: Manifest, keys: list[SecretKey]
+) -> None:
+    file, days = attestation_file("release", keys[0].public), timedelta(days=1)
+
+    def state(at: int, lasting: int | None) -> str:
+        return signed(dist, manifest, keys[0], Terms(NOW + at * days, lasting * days if lasting else None))[file]
+
+    assert state(0, None) == "written"
+    assert state(1, 100) == "written"  # it had no end
+    assert [state(1, 100), state(50, 100), state(51, 100)] == ["kept"] * 3
+    assert state(52, 100) == "written"  # of 100 days, 49 are left
+    assert state(52, 30) == "written"  # it ended later
+    assert [state(60, 30), state(60, None)] == ["kept"] * 2
+
+
 def test_another_builder_is_another_provenance(dist: Path, manifest: Manifest, keys: list[SecretKey]) -> None:
     signed(dist, manifest, keys[0])
     states = signed(dist, manifest, keys[0], builder="https://ci.example.org")

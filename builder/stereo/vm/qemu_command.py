@@ -19,8 +19,11 @@ from stereos_guest.protocol import PORT_NAME
 # The best interrupt controller that the accelerator has: the older one knows eight processors.
 _MACHINE = {Architecture.X86_64: "q35,smm=off", Architecture.AARCH64: "virt,gic-version=max"}
 # Everything there is, but for what only costs where each instruction is emulated: signed pointers, vectors of any
-# length, pages beyond 48 bits.
-_EMULATED = {Architecture.X86_64: "max", Architecture.AARCH64: "max,pauth=off,sve=off,sme=off,lpa2=off"}
+# length, pages beyond 48 bits; and fast string instructions, for which kernels clear and copy memory byte by byte.
+_EMULATED = {
+    Architecture.X86_64: "max,erms=off,fsrm=off,la57=off",
+    Architecture.AARCH64: "max,pauth=off,sve=off,sme=off,lpa2=off",
+}
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 

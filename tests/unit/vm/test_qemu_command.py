@@ -69,7 +69,7 @@ def test_arm_differs_in_the_machine_and_the_processor_alone() -> None:
     x86, arm = golden(replace(KERNEL, accelerator=Accelerator.TCG), WIRING), golden(ARM, WIRING)
     assert [pair for pair in zip(x86, arm, strict=True) if pair[0] != pair[1]] == [
         ("q35,smm=off", "virt,gic-version=max"),
-        ("max", "max,pauth=off,sve=off,sme=off,lpa2=off"),
+        ("max,erms=off,fsrm=off,la57=off", "max,pauth=off,sve=off,sme=off,lpa2=off"),
     ]
 
 

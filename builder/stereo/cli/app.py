@@ -119,8 +119,19 @@ def treat_signals_as_ctrl_c() -> None:
         signal.signal(number, stop)
 
 
+def _fill_closed_streams() -> None:
+    """Of stdin, stdout and stderr, those that our caller closed: their numbers must not become those of files."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def run(arguments: Sequence[str] | None = None, command: click.Command = stereo) -> int:
     """Run one command line (default: this process's, for the verbs) and return the exit status."""
+    _fill_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
     try:

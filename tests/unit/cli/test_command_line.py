@@ -247,3 +247,28 @@ def test_bash_accepts_its_completion_script(tmp_path: Path, capsys: pytest.Captu
     script = tmp_path / "completion.bash"
     script.write_text(capsys.readouterr().out)
     subprocess.run(["bash", "-n", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_is_nobody_elses(closed: str, tmp_path: Path) -> None:
+    code = """
+import os, sys
+from stereo.cli.app import run
+status = run(["mixtapes"]), run(["nothing"])
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.write(file, repr((status, file > 2)).encode())
+"""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'builder'}:{ROOT / 'guest'}"}
+    line = f'exec "$0" -P -c "$1" "$2" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, code, str(tmp_path / "file")],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "file").read_text() == "((0, 2), True)"
+    assert "there is no verb" not in done.stdout
+    assert "Traceback" not in done.stderr

@@ -30,6 +30,7 @@ USERS = ("admin", "agent")
 SETTLED = ("running", "backoff", "exited", "failed", "stopped")
 _OWN_ADDRESS = {"address": f"{GUEST}/24", "gateway": GATEWAY}
 _STEP_SECONDS = 30.0  # an emulated machine under load takes its time
+_SSHD_SECONDS = 120.0  # more than stereosd gives the start of sshd; nobody waits for it but `ssh`
 _ONLINE_SECONDS = 20
 # The file is networkd's own; networkctl, which shows the same, needs a D-Bus that the image lacks.
 _ONLINE = (
@@ -113,7 +114,8 @@ async def configure(control: Control, config: str) -> None:
 async def let_in(control: Control, public_key: str) -> None:
     """Let the owner of a key in by ssh. Raises StereoError."""
     keys = [{"user": user, "public_key": public_key} for user in USERS]
-    await _all([_step(control, f"SSH key of {key['user']}", protocol.INJECT_SSH_KEY, key) for key in keys])
+    kind = protocol.INJECT_SSH_KEY
+    await _all([_step(control, f"SSH key of {key['user']}", kind, key, _SSHD_SECONDS) for key in keys])
 
 
 async def give_secret(control: Control, name: str, value: str) -> None:
@@ -216,9 +218,11 @@ def _mount(index: int, guest_path: str, read_only: bool) -> dict[str, Any]:
     return {"tag": tag(index), "guest_path": guest_path, "fs_type": "virtiofs", "read_only": read_only}
 
 
-async def _step(control: Control, what: str, kind: str, payload: Mapping[str, Any]) -> None:
+async def _step(
+    control: Control, what: str, kind: str, payload: Mapping[str, Any], seconds: float = _STEP_SECONDS
+) -> None:
     try:
-        await control.request(kind, payload, seconds=_STEP_SECONDS)
+        await control.request(kind, payload, seconds=seconds)
     except NoAnswerError as error:
         raise StereoError(f"the guest took no {what}: {error.what}") from error
     except GuestError as error:

@@ -10,7 +10,7 @@ from stereo.sandbox.client import connected
 from stereo.sandbox.keys import alias
 from stereo.sandbox.state import RUNNING, Folder
 
-_WAIT_SECONDS = 90.0
+_WAIT_SECONDS = 180.0
 
 
 def options(name: str, user: str) -> dict[str, str]:

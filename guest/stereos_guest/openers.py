@@ -77,13 +77,10 @@ class _Openers:
         body = message.body()
         account = self._user(body)
         argv, environment = body.get("argv"), body.get("env") or {}
-        if (
-            not isinstance(argv, list)
-            or not 0 < len(argv) <= _MOST_WORDS
-            or not all(map(_is_word, argv))
-            or not argv[0]
-        ):
+        if not isinstance(argv, list) or not argv or not all(map(_is_word, argv)):
             raise ProtocolError("argv is not a list of words")
+        if len(argv) > _MOST_WORDS or not argv[0]:
+            raise ProtocolError(f"argv has more than {_MOST_WORDS} words, or an empty one first")
         if not isinstance(environment, dict) or not all(map(_is_variable, environment.items())):
             raise ProtocolError("env is not a table of variables")
         timeout, stdin = body.get("timeout"), body.get("stdin") or False

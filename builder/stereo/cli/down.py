@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stereo.cli.options import sandbox_argument
+from stereo.cli.options import Seconds, sandbox_argument
 from stereo.cli.output import Output, speaking
 from stereo.errors import StereoError, UsageError
 
@@ -31,7 +31,7 @@ What the guest wrote to its disk stays: `stereo up` boots it again.""",
 @click.option("--force", is_flag=True, help="Switch it off at once.")
 @click.option(
     "--grace",
-    type=click.FloatRange(0, _LONGEST_GRACE),
+    type=Seconds(_LONGEST_GRACE),
     metavar="SECONDS",
     help="What the guest gets to shut down; default: what its agents get, and 30 s.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stereo.cli.options import sandbox_option
+from stereo.cli.options import Seconds, sandbox_option
 from stereo.cli.output import Output, speaking
 from stereo.errors import UsageError
 
@@ -38,7 +38,7 @@ The exit status is the command's own; 128 and its number for a signal, 124 for t
 @click.option("-e", "--env", "variables", multiple=True, metavar="KEY=VALUE", help="Set a variable; may be repeated.")
 @click.option("-i", "--stdin", is_flag=True, help="Pass stdin on.")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal, and pass stdin on.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help="End it after so many seconds.")
+@click.option("--timeout", type=Seconds(1e9, min_open=True), metavar="S", help="End it after so many seconds.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @speaking()
 def exec_(

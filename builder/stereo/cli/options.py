@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,19 @@ class _ArchitectureType(click.Choice[str]):
 
 
 ARCHITECTURE = _ArchitectureType()
+
+
+class Seconds(click.FloatRange):
+    """From 0 to `most`; nan, which no bound of click's holds, is no time."""
+
+    def __init__(self, most: float, *, min_open: bool = False) -> None:
+        super().__init__(0, most, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail("nan is no number of seconds.", param, ctx)
+        return seconds
 
 
 def _complete_mixtape(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

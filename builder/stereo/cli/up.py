@@ -68,8 +68,9 @@ def up(out: Output, config: Path, backend: str | None, arch: str | None, keep: b
             folder.check()
         job = _with_backend(job, folder, backend)
         if not folder.held():
-            launch.send(replace(_equipped(out, job, folder), keep=keep))
-            if _follow(out, launch, job.name):
+            job = replace(_equipped(out, job, folder), keep=keep)
+            launch.send(job)
+            if _follow(out, launch, job):
                 return
     _compare(out, job)
 
@@ -157,10 +158,12 @@ def _for_vfkit(job: Job, folder: Folder) -> Job:
     return job
 
 
-def _follow(out: Output, launch: Launch, name: str) -> bool:
+def _follow(out: Output, launch: Launch, job: Job) -> bool:
     """Show how the start goes. False: somebody else starts the same sandbox. Raises StereoError if it fails."""
     from stereo.sandbox import messages
+    from stereo.vm.machine import Accelerator
 
+    name = job.name
     with ExitStack() as phase:
         for event in launch.events():
             match event["event"]:
@@ -168,7 +171,10 @@ def _follow(out: Output, launch: Launch, name: str) -> bool:
                     return False
                 case messages.PHASE:
                     phase.close()
-                    phase.enter_context(out.report.step(*messages.PHASES[event["phase"]]))
+                    doing, done = messages.PHASES[event["phase"]]
+                    emulated = event["phase"] == messages.BOOT and job.accelerator == Accelerator.TCG
+                    slow = f" ({job.arch}, emulated)" if emulated else ""
+                    phase.enter_context(out.report.step(doing + slow, done + slow))
                 case messages.NOTE:
                     out.report.warn(event["text"])
                 case messages.FAILED:

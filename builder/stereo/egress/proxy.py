@@ -18,6 +18,7 @@ import h11
 from stereo.egress.passage import CHUNK, Passage, Passages
 from stereo.egress.policy import Refused, Unreachable
 from stereo.egress.target import BadRequest, Target, back, host_of, onward, target_of
+from stereo.model.egress import HOST_NAME
 
 LARGEST_HEAD: Final = 32 << 10  # bytes, and what one more read may add
 HEAD_SECONDS: Final = 60.0  # from the end of one request to the end of the next one's head
@@ -211,5 +212,7 @@ async def _next_event(connection: h11.Connection, read: Callable[[int], Awaitabl
 def _words(target: Target, refused: Refused) -> str:
     text = f"the sandbox may not connect to {target.host}:{target.port}: {refused.reason}."
     if refused.add:
-        text += f'\nTo allow it, add "{refused.add}" to egress_allow in jcard.toml and run `stereo apply`.'
+        # A port of the host's own needs a wire that a running machine does not get.
+        run = "`stereo down` and `stereo up`" if refused.add.startswith(f"{HOST_NAME}:") else "`stereo apply`"
+        text += f'\nTo allow it, add "{refused.add}" to egress_allow in jcard.toml and run {run}.'
     return text

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from stereo.errors import StereoError
+from stereo.sandbox import messages
 from stereo.sandbox.peers import kill_peer
 from stereo.sandbox.state import CRASHED, STARTING, STOPPING, Folder
-from stereo.vm.control import Control
+from stereo.vm.control import Control, RefusedError
 from stereo.vm.machine import Channel
 from stereos_guest.protocol import MAX_LINE
 
@@ -36,6 +37,10 @@ async def connected(name: str) -> AsyncIterator[Control]:
     try:
         await control.hello()
         yield control
+    except RefusedError as error:
+        if error.kind in messages.LOCAL or error.reason == messages.STARTING:  # that was the supervisor
+            raise StereoError(error.reason, where=name) from None
+        raise
     finally:
         await control.close()
 

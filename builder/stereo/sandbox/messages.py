@@ -17,6 +17,9 @@ STATUS, WAIT, DOWN = "sandbox_status", "sandbox_wait", "sandbox_down"
 DIFFER, APPLY = "sandbox_differ", "sandbox_apply"
 LOCAL = (STATUS, WAIT, DOWN, DIFFER, APPLY)
 
+STARTING = "the sandbox is still starting"
+"""What everything that is for the guest is refused with until that can be spoken to."""
+
 # Events: {"event": PHASE, "phase": text}, {"event": NOTE, "text": ...}, {"event": READY, ...}, {"event": FAILED, ...}
 PHASE, NOTE, READY, FAILED, TAKEN = "phase", "note", "ready", "failed", "taken"
 

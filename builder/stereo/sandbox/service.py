@@ -72,7 +72,9 @@ class Service:
         self._clients.add(task)
         try:
             guest = self._supervisor.guest
-            await relay.serve(Channel(reader, writer), guest.control if guest else _Absent(), self._local, ALLOWED)
+            control = guest.control if guest else _Absent()
+            note = self._supervisor.actions.note
+            await relay.serve(Channel(reader, writer), control, self._local, ALLOWED, note)
         finally:
             self._clients.discard(task)
 
@@ -89,7 +91,7 @@ class Service:
     async def _wait(self, body: Mapping[str, Any], send: relay.Send) -> Mapping[str, Any]:
         await asyncio.shield(self._supervisor.settled)
         if not self._supervisor.ready or not self._supervisor.guest:
-            raise StereoError(self._supervisor.record.reason)
+            raise StereoError(self._supervisor.why_not_ready())
         if body.get("ssh") is True:
             await self._supervisor.guest.ssh_ready()
         return {}
@@ -115,10 +117,10 @@ class _Absent(Control):
         self.greeting = Hello(protocol.VERSION, frozenset(), "")
 
     async def request(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
-        raise GuestError("the sandbox is still starting")
+        raise GuestError(messages.STARTING)
 
     async def open(self, *args: Any, **kwargs: Any) -> None:
-        raise GuestError("the sandbox is still starting")
+        raise GuestError(messages.STARTING)
 
     async def events(self) -> AsyncGenerator[Message, None]:
         await asyncio.Event().wait()

@@ -96,6 +96,7 @@ class Folder:
         self.console_log = self.path / "console.log"
         self.log = self.path / "supervisor.log"
         self.egress_log = self.path / "egress.jsonl"
+        self.actions_log = self.path / "actions.jsonl"
         self.ssh_key = self.path / "ssh_key"
         self.known_hosts = self.path / "known_hosts"
         self._record = self.path / "sandbox.json"

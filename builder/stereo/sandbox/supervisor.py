@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 from stereo.errors import StereoError
 from stereo.holding import holding
 from stereo.sandbox import state
+from stereo.sandbox.actions import Actions
 from stereo.sandbox.birth import Parent
 from stereo.sandbox.bounded import BoundedFile
 from stereo.sandbox.guest import Guest
 from stereo.sandbox.job import Change, Job
 from stereo.sandbox.machines import machine_spec
-from stereo.sandbox.messages import BOOT, FAILED, READY, TAKEN
+from stereo.sandbox.messages import BOOT, FAILED, READY, STARTING, TAKEN
 from stereo.sandbox.service import Service
 from stereo.sandbox.state import Folder, Record, Taken
 from stereo.vm.console import Console
@@ -59,6 +60,7 @@ class Supervisor:
         self.began = time.time()
         self.ends_at: float | None = None
         self.record: Record
+        self.actions = Actions(folder.actions_log, lambda text: self.job.redact(text))
         self.service = Service(self)
         self._backend = backend
         self._parent = parent
@@ -88,10 +90,15 @@ class Supervisor:
         patience = self.job.grace if grace is None else grace
         self.end(End(state.STOPPED, reason, 0 if force or not self.ready else patience))
 
+    def why_not_ready(self) -> str:
+        """A sentence for those who waited for a start that failed, or that somebody ended."""
+        by_wish = self.record.state == state.STOPPED
+        return f"it was ended while it started: {self.record.reason}" if by_wish else self.record.reason
+
     async def apply(self, job: Job) -> tuple[list[Change], list[str]]:
         """See `Guest.apply`."""
         if self.guest is None:
-            raise StereoError("the sandbox is still starting")
+            raise StereoError(STARTING)
         changes, notes = await self.guest.apply(job)
         self.job = self.guest.job
         self.record = self.guest.note(self.record)
@@ -126,7 +133,7 @@ class Supervisor:
                 self.folder.remove()
             os.close(lock)
         if not self.ready:
-            self._parent.tell(FAILED, error={"what": end.reason, "where": None, "hint": end.hint})
+            self._parent.tell(FAILED, error={"what": self.why_not_ready(), "where": None, "hint": end.hint})
         self.over.set_result((end, how))
 
     async def _live_or_fail(self) -> tuple[End, str]:
@@ -144,6 +151,7 @@ class Supervisor:
                 end = End(state.FAILED, f"the supervisor failed: {type(error).__name__}")
         log.info("%s: %s%s", end.state, end.reason, f" ({how})" if how else "")
         self.record = self.record.now(end.state, end.reason)
+        self.actions.note("ended", {"state": end.state, "reason": end.reason})
         with suppress(OSError):
             self.folder.write(self.record)
         if not self.settled.done():
@@ -170,6 +178,9 @@ class Supervisor:
                 disk.unlink(missing_ok=True)
         self.folder.known_hosts.unlink(missing_ok=True)
         log.info("starting %s from %s", job.name, job.mixtape)
+        shares = [f"{share.host}:{share.guest}" + ":ro" * share.readonly for share in job.shares]
+        given = {"digest": self.record.digest, "shares": shares, "secrets": sorted(job.secrets)}
+        self.actions.note("started", {"mixtape": job.mixtape, "jcard": job.jcard, **given})
         self.folder.write(self.record.now(state.STARTING))
 
     async def _live(self, stack: AsyncExitStack) -> tuple[End, str]:

@@ -26,10 +26,11 @@ class NoAnswerError(GuestError):
 
 
 class RefusedError(GuestError):
-    """The guest said no. `reason` is what it gave, fit for a terminal."""
+    """The guest said no to a request of `kind`. `reason` is what it gave, fit for a terminal."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(f"the guest refused {kind}: {reason}")
+        self.kind = kind
         self.reason = reason
 
 

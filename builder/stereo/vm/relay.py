@@ -43,12 +43,19 @@ _TO_STREAMS = (protocol.DATA, protocol.EOF, protocol.WINDOW, protocol.RESIZE, pr
 log = logging.getLogger(__name__)
 
 
-async def serve(client: Channel, control: Control, local: Mapping[str, Handler], allowed: Collection[str]) -> None:
+async def serve(
+    client: Channel,
+    control: Control,
+    local: Mapping[str, Handler],
+    allowed: Collection[str],
+    note: Callable[[str, Mapping[str, Any]], None] = lambda kind, body: None,
+) -> None:
     """Serve one client until it leaves; then what it left running in the guest's streams is cancelled.
 
     `control` has said hello. Types of `local` are answered here, those of `allowed` by the guest; others are refused.
+    `note` hears of each request before anything is done about it.
     """
-    relay = _Relay(client, control, local, allowed)
+    relay = _Relay(client, control, local, allowed, note)
     try:
         await relay.run()
     finally:
@@ -57,7 +64,12 @@ async def serve(client: Channel, control: Control, local: Mapping[str, Handler],
 
 class _Relay:
     def __init__(
-        self, client: Channel, control: Control, local: Mapping[str, Handler], allowed: Collection[str]
+        self,
+        client: Channel,
+        control: Control,
+        local: Mapping[str, Handler],
+        allowed: Collection[str],
+        note: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self.control = control
         self.raw = False
@@ -65,6 +77,7 @@ class _Relay:
         self._client = client
         self._local = local
         self._allowed = allowed
+        self._note = note
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeted = False
 
@@ -113,6 +126,7 @@ class _Relay:
                 return
             if len(self._tasks) + len(self.streams) >= _MOST_AT_ONCE:
                 raise ProtocolError("too many requests at once")
+            self._note(kind, message.body() if message.has_payload else {})
             if kind in protocol.OPENERS:
                 self._open(message)
                 return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,7 @@ def told(capsys: Capture) -> Any:
 def test_up_says_each_phase_and_that_it_is_ready(write: Write, capsys: Capture) -> None:
     assert run(["up"]) == 0
     said = capsys.readouterr()
-    assert "Booted" in said.err
+    assert "Booted (x86_64, emulated)" in said.err
     assert "Agents started" in said.err
     assert "box is ready" in said.err
     assert said.out == ""
@@ -183,6 +186,98 @@ def test_apply_refuses_what_needs_a_new_start(write: Write, capsys: Capture) -> 
     said = capsys.readouterr().err
     assert "resources.memory" in said
     assert "stereo down, then stereo up" in said
+    assert "guest" not in said, "it was not asked"
+
+
+def listens(folder: Folder) -> bool:
+    try:
+        folder.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def test_who_waits_for_a_start_that_somebody_ends_is_told_so(write: Write, capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "dist/behaviour").write_text("mute")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(run, ["up"])
+        while not listens(Folder("box")):
+            assert not waiting.done()
+            time.sleep(0.02)
+        assert run(["exec", "true"]) == 1
+        assert run(["down"]) == 0
+        assert waiting.result() == 1
+    said = capsys.readouterr().err
+    assert "stereo: box: the sandbox is still starting" in said
+    assert "it was ended while it started: `stereo down`" in said
+
+
+def test_what_verbs_did_is_written_down_without_a_secret(
+    write: Write, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["up"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"what-comes-on-stdin")))
+    run(["secret", "set", "LATE"])
+    run(["exec", "-u", "root", "-e", "TOKEN=not-for-a-file", "echo", f"a {SECRET}\n", "x" * 5000])
+    run(["status"])
+    run(["exec", *["word"] * 200])
+    run(["apply"])
+    run(["down", "--grace", "1"])
+    capsys.readouterr()
+    assert run(["logs", "--actions", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    began, secret, one, many, _, down, end = rows
+    assert (began["action"], began["secrets"]) == ("started", ["KEY"])
+    assert (secret["action"], secret["name"]) == ("inject_secret", "LATE")
+    assert (one["action"], one["user"], one["env"]) == ("exec", "root", ["TOKEN"])
+    assert one["argv"] == ["echo", "a [secret KEY]\n", "x" * 1000]
+    assert len(many["argv"]) == 100
+    assert (down["action"], down["grace"]) == ("sandbox_down", 1.0)
+    assert (end["action"], end["state"]) == ("ended", "stopped")
+    file = Folder("box").actions_log
+    assert not {word for word in (SECRET, "what-comes", "not-for-a-file") if word in file.read_text()}
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(b'{"time": NaN, "action": "exec"}\n[[\n\xff\n{"time": 1, "action": []}\n' + file.read_bytes())
+    assert run(["logs", "--actions", "-n", "6"]) == 0
+    shown = capsys.readouterr().out
+    assert "exec          user=root argv=echo 'a [secret KEY]\\n'" in shown.replace("\n", "\\n")
+    assert shown.count("sandbox_down") == 1
+    assert run(["logs", "--actions", "--follow"]) == 2
+
+
+def test_a_record_that_cannot_be_kept_stops_nobody(write: Write, capsys: Capture) -> None:
+    run(["up"])
+    log = Folder("box").actions_log
+    log.unlink()
+    run(["down"])
+    log.unlink(missing_ok=True)
+    log.mkdir()
+    assert run(["up"]) == 0
+    assert run(["exec", "true"]) == 0
+    assert "was not recorded" in Folder("box").log.read_text()
+
+
+def test_logs_of_an_agent_that_never_was_are_refused(write: Write, capsys: Capture, tmp_path: Path) -> None:
+    write('[[agents]]\nname = "worker"\ntype = "native"\nharness = "custom"\nprompt = "work"')
+    run(["up"])
+    assert run(["logs", "worker"]) == 0
+    assert run(["logs", "walker"]) == 2
+    assert "there is no agent walker" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e12", "-1", "0"])
+def test_a_time_that_is_none_is_wrong_usage(seconds: str, capsys: Capture) -> None:
+    assert run(["exec", "--timeout", seconds, "true"]) == 2
+    assert "--timeout" in capsys.readouterr().err
+    if seconds != "0":
+        assert run(["down", "--grace", seconds]) == 2
+        assert "--grace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["", ":"], [":notes", ""]])
+def test_an_empty_path_is_not_this_folder(words: list[str], capsys: Capture) -> None:
+    assert run(["cp", *words]) == 2
+    assert "an empty path" in capsys.readouterr().err
 
 
 def test_apply_needs_a_running_sandbox(write: Write, capsys: Capture) -> None:

@@ -73,6 +73,12 @@ def test_a_refusal_says_in_words_what_to_add_and_asks_nobody(gate: Running) -> N
     assert (row["verdict"], row["protocol"], row["host"], row["port"]) == ("refused", "http", "evil.example", 8080)
 
 
+def test_a_port_of_the_host_is_opened_by_a_new_start(gate: Running) -> None:
+    answer = gate.talk(get("http://host.stereo.internal:9/"))
+    assert b'add "host.stereo.internal:9" to egress_allow in jcard.toml and run `stereo down` and `stereo up`' in answer
+    assert b"run `stereo apply`" in gate.talk(get("http://evil.example/"))
+
+
 def test_the_words_arrive_although_the_guest_is_still_sending(gate: Running) -> None:
     body = bytes(32 << 20)
     request = get("http://evil.example/", f"Content-Length: {len(body)}", method="POST")

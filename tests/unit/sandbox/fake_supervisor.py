@@ -45,7 +45,7 @@ class FakeGuest:
                 file.write(json.dumps([message["type"], message.get("payload")]) + "\n")
             answer = self._answer(message["type"], message.get("payload") or {})
             writer.write(protocol.encode(*answer, message.get("id", 0)))
-            if message["type"] == protocol.EXEC:
+            if message["type"] in (protocol.EXEC, protocol.LOGS):
                 for words in self._behaviour:
                     if words.startswith("says "):
                         said = words.removeprefix("says ").encode() + b"\n"

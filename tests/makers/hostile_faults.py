@@ -58,6 +58,15 @@ ANSWER_FAULTS = (
 """When anything is asked for. Of "429" and "503", `times` says how often before it gets better."""
 LIST_FAULTS = ("link-strange", "link-endless", "link-huge", "tags-terminal")
 """When tags or the catalog are asked for."""
-PUSH_FAULTS = ("upload-reset", "upload-500", "upload-lost", "upload-flipped", "upload-strange", "manifest-lost")
-"""When something is pushed. "upload-strange": the place to send the bytes to is the stranger's."""
+PUSH_FAULTS = (
+    "upload-reset",
+    "upload-500",
+    "upload-lost",
+    "upload-flipped",
+    "upload-strange",
+    "manifest-lost",
+    "manifest-doubted",
+)
+"""When something is pushed. "upload-strange": the place to send the bytes to is the stranger's;
+"manifest-doubted": its digest is said to be another, as docker-registry does while another writes what it names."""
 FAULTS = (*BLOB_FAULTS, *DOCUMENT_FAULTS, *ANSWER_FAULTS, *LIST_FAULTS, *PUSH_FAULTS)

@@ -314,6 +314,8 @@ class Handler(_Quiet):
             return self.answer(500)
         if path.startswith("manifests/"):
             version = path.removeprefix("manifests/")
+            if fault == "manifest-doubted":
+                return self.answer(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
             if fault != "manifest-lost":
                 layout.put_manifest(body, self.headers["Content-Type"], None if ":" in version else version)
             return self.answer(201, Docker_Content_Digest=digest_of(body))

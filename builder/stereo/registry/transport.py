@@ -243,6 +243,9 @@ class Transport:
                 return NotFound(f"does not have it ({told})", where=where)
             case 429 | 502 | 503 | 504 | 408:
                 return Unreachable(told, where=where, after=_seconds(response.headers.get("Retry-After", "")))
+            case 400 if code == "DIGEST_INVALID" and _is_document(response.request):
+                # We counted it from the very bytes. docker-registry says so when it reads a link that is just written.
+                return Unreachable(told, where=where)
             case _ if status in _REDIRECTS:
                 return Denied(f"redirects what is never redirected ({told})", where=where)
             case _ if status >= 500:
@@ -258,6 +261,11 @@ def _error_code(response: requests.Response, limits: Limits) -> str | None:
         code = read_json(response.content, limit=1 << 16, what="answer")["errors"][0]["code"]
         return code if isinstance(code, str) and _CODE.fullmatch(code) else None
     return None
+
+
+def _is_document(request: requests.PreparedRequest) -> bool:
+    """Whether a manifest or index was sent."""
+    return request.method == "PUT" and "/manifests/" in (request.url or "")
 
 
 def _seconds(text: str) -> float:

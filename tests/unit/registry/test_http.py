@@ -88,6 +88,7 @@ EXPECTED: dict[str, tuple[type[Exception], str]] = {
     "tags-terminal": (Malformed, "with others in it"),
     "upload-reset": (Unreachable, "broke off"),
     "upload-500": (Unreachable, "answers 500"),
+    "manifest-doubted": (Unreachable, "answers 400 DIGEST_INVALID"),
     "upload-strange": (Denied, "the place for an upload"),
 }
 HARMLESS = {"range-ignored", "tag-flips", "upload-lost", "upload-flipped", "manifest-lost"}
@@ -239,6 +240,19 @@ def test_an_upload_that_broke_off_begins_again_and_so_does_its_progress(registry
     assert sum(counts) == len(data)
     assert min(counts) < 0
     assert small_blob(client(registry), describe(data, media.OCTETS), 1 << 22) == data
+
+
+def test_a_document_whose_digest_is_doubted_is_sent_again_and_bytes_that_are_others_are_not(
+    registry: HostileRegistry,
+) -> None:
+    registry.wrong("manifest-doubted", at="/manifests/", times=1)
+    client(registry).put_manifest(DOCUMENTS.index, media.IMAGE_INDEX, "3.0")
+    assert client(registry).get_manifest("3.0")[1] == DOCUMENTS.index
+    asked = len(registry.requests)
+    with pytest.raises(RegistryError, match="DIGEST_INVALID") as refused:
+        client(registry).put_blob(describe(b"these bytes", media.OCTETS), b"other bytes")
+    assert not isinstance(refused.value, Unreachable)
+    assert len([one for one in registry.requests[asked:] if one.method == "PUT"]) == 1
 
 
 def test_retry_after_is_heeded_up_to_a_limit(registry: HostileRegistry) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from stereo.artifacts.region import FormatError
-from stereo.distribution.receive import PIECE, Content, Unpacking, flush, flush_behind
+from stereo.distribution.receive import PIECE, Content, Unpacking, flush_behind, flush_rest
 from stereo.distribution.stock import Stretch
 from stereo.registry.documents import Descriptor
 from stereo.registry.errors import DigestMismatch, RegistryError, Unreachable
@@ -144,7 +144,7 @@ class _Transfer:
                 if unpacking:
                     unpacking.put(piece)
                 self._take(piece, fetched=fetched)
-            flush(file.fileno())
+            flush_rest(file.fileno(), self.done)
             if (found := f"sha256:{digest.hexdigest()}") != blob.digest:
                 raise DigestMismatch(f"blob {blob.digest} came with the digest {found}", where=self._wanted.path.name)
             if unpacking:

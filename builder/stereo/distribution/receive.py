@@ -138,7 +138,7 @@ class Unpacking:
                 flush_behind(fd, offset, block.size)
                 self._free.put(block)
             file.truncate(offset)
-            flush(fd)
+            flush_rest(fd, offset)
 
     def _mismatch(self, what: str) -> DigestMismatch:
         return DigestMismatch(f"{what}, and should become {self._content.file}", where=f"{self._content.file}.zst")
@@ -221,20 +221,24 @@ class _Source:
 
 
 def flush_behind(fd: int, end: int, written: int) -> None:
-    """`flush`, every now and then. `written` bytes up to `end` are new."""
+    """Have the kernel begin to bring what was written to the disk, every now and then; this waits for nothing.
+
+    Else all of it waits for the fsync. `written` bytes up to `end` are new.
+    """
     start = (end - written) // _FLUSHED * _FLUSHED
     until = end // _FLUSHED * _FLUSHED
     if start < until:
-        flush(fd, start, until - start)
+        _flush(fd, start, until)
 
 
-def flush(fd: int, start: int = 0, length: int = 0) -> None:
-    """Have the kernel begin to bring what was written to the disk: `length` bytes from `start`, or all from there on.
+def flush_rest(fd: int, end: int) -> None:
+    """The same for what `flush_behind` left of a file that ends there."""
+    _flush(fd, end // _FLUSHED * _FLUSHED, end)
 
-    Nothing waits for that here; else all of it waits in the fsync.
-    """
+
+def _flush(fd: int, start: int, end: int) -> None:
     if hasattr(os, "posix_fadvise"):  # macOS has none
-        os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def _write_at(fd: int, view: memoryview, position: int) -> None:

@@ -154,7 +154,7 @@ def test_the_initrd_uses_only_programs_that_it_has(image: Image) -> None:
     script = re.sub(r"#.*", "", image.initrd.text("/init"))
     here = {path.removeprefix("/bin/") for path in image.initrd.below("/bin")}
     known = (
-        "mount mkdir mv cat tr od dd chmod chown insmod modprobe dmsetup sleep reboot grep switch_root readlink "
+        "mount mkdir mv cat tr od dd chmod chown chroot insmod modprobe dmsetup sleep reboot grep switch_root readlink "
         "blockdev cut sed awk cp ln rm umount head tail find stat sync touch mknod losetup"
     )
     used = {name for name in known.split() if re.search(rf"(^|[\s;|&(!]){name}\s", script)}

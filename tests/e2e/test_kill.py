@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -55,12 +56,18 @@ def assert_nothing_left(room: Room) -> None:
     assert left == []
 
 
+def of_mkosi_in_tmp() -> set[Path]:
+    """What mkosi unpacks for itself in the host's folder for temporary files unless it is told another."""
+    return set(Path(tempfile.gettempdir()).glob("*/resources/mkosi-*"))
+
+
 def test_killed_at_random_in_every_phase_it_ends_in_the_same_bytes(
     stereo: Stereo, base: Path, cache: Cache, room: Room
 ) -> None:
     """One build, killed in one phase after the other, each time going on from what the dead one left."""
     moments = random.Random(SEED)
     room.lend(cache, "store")
+    before = of_mkosi_in_tmp()
     for number, (phase, soonest, latest) in enumerate(PHASES):
         with building(stereo, room) as build:
             build.until(f" {phase}…")
@@ -72,6 +79,7 @@ def test_killed_at_random_in_every_phase_it_ends_in_the_same_bytes(
     stereo(*room.build("--offline"), cwd=room.folder, env=room.environment)
     assert_identical(base, only_dist(room.out))
     assert_nothing_left(room)
+    assert of_mkosi_in_tmp() <= before
 
 
 @pytest.mark.parametrize(

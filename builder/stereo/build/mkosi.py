@@ -41,6 +41,8 @@ def run_mkosi(stage: Path, *, arch: Architecture, tools: Path, work: Path) -> No
             "HOME": str(here),
             "PYTHONPATH": str(here / "tools/usr/lib/python3/dist-packages"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            # What a killed mkosi leaves goes with the rest of its work, not into the host's /tmp.
+            "TMPDIR": str(here / "workspace"),
             # Nothing to colour, nobody to ask.
             "TERM": "dumb",
         },

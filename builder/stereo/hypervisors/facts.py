@@ -7,7 +7,7 @@ is missing or damaged becomes a `Fault` that says so: only the manifest has to b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from stereo.artifacts.kernel import Image, Kernel, kernel_form
 from stereo.artifacts.pe import REMOVABLE_PATH, Pe
 from stereo.artifacts.qcow2 import Qcow2
 from stereo.artifacts.region import FormatError, OpenFile, Region, open_folder
-from stereo.artifacts.tree import Entry, Kind, Tree
+from stereo.artifacts.tree import Kind
 from stereo.artifacts.vfat import Vfat
 from stereo.artifacts.zst import Spool
+from stereo.hypervisors.bounds import entries_of, text_of
 from stereo.hypervisors.initrd import ELF_MACHINES, LARGEST_LIST, drivers_of, module_name
 from stereo.model.architecture import Architecture
 from stereo.model.manifest import DiskArtifact, Manifest
@@ -33,7 +34,6 @@ LONGEST_CMDLINE = 2047
 
 _MODULES = "/usr/lib/modules/"
 _LARGEST_CMDLINE = 64 << 10
-_MOST_ENTRIES = 1_000_000
 _PE_MACHINES = {0x8664: Architecture.X86_64, 0xAA64: Architecture.AARCH64}
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class _Reader:
         path = REMOVABLE_PATH[self._arch.system]
         files = Vfat(disk.partition(gpt.ESP, "EFI system partition"))
         # Names of FAT differ only by more than case, so the firmware takes any.
-        found = [entry for entry in _entries(files) if entry.path.upper() == path and entry.kind is Kind.FILE]
+        found = [entry for entry in entries_of(files) if entry.path.upper() == path and entry.kind is Kind.FILE]
         if len(found) != 1:
             raise FormatError(f"{len(found)} files {path}, not one", where=files.region.name)
         return Pe(files.content(found[0]))
@@ -187,9 +187,9 @@ class _Reader:
         tree = Erofs(disk.partition(gpt.ROOT[self._arch.system], "root partition"))
         home = f"{_MODULES}{self._manifest.image.kernel_version}/"
         builtin, modules = frozenset[str](), set[str]()
-        for entry in _entries(tree):
+        for entry in entries_of(tree):
             if entry.kind is Kind.FILE and entry.path == f"{home}modules.builtin":
-                builtin = frozenset(map(module_name, _text(tree.content(entry), LARGEST_LIST).split()))
+                builtin = frozenset(map(module_name, text_of(tree.content(entry), LARGEST_LIST).split()))
             elif entry.kind is Kind.FILE and entry.path.startswith(home) and ".ko" in entry.path:
                 modules.add(module_name(entry.path))
         return builtin, frozenset(modules)
@@ -224,19 +224,6 @@ def _needed(value: T | Fault) -> T:
     if isinstance(value, Fault):
         raise FormatError(value)
     return value
-
-
-def _entries(tree: Tree) -> Iterator[Entry]:
-    for count, entry in enumerate(tree.entries()):
-        if count == _MOST_ENTRIES:
-            raise FormatError(f"more than {_MOST_ENTRIES} files")
-        yield entry
-
-
-def _text(region: Region, most: int) -> str:
-    if region.size > most:
-        raise region.fault(f"{region.size} bytes of text, more than {most}")
-    return region.read(0, region.size).decode("utf-8", "surrogateescape")
 
 
 def _kernel(region: Region, *, unpack: bool) -> KernelFacts:
@@ -274,7 +261,7 @@ def _pe_architecture(image: Pe) -> Architecture:
 
 
 def _cmdline(region: Region) -> str:
-    words = _text(region, _LARGEST_CMDLINE).rstrip("\0\n")
+    words = text_of(region, _LARGEST_CMDLINE).rstrip("\0\n")
     if not words.isascii() or not words.isprintable():
         raise region.fault("no kernel command line: there are characters in it that cannot be")
     return words

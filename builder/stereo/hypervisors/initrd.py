@@ -14,6 +14,7 @@ from stereo.artifacts.elf import AARCH64, MAGIC, X86_64, Elf
 from stereo.artifacts.region import LARGEST_READ, Region
 from stereo.artifacts.tree import Entry, Kind
 from stereo.errors import shown
+from stereo.hypervisors.bounds import entries_of, text_of
 from stereo.model.architecture import Architecture
 
 ELF_MACHINES = {X86_64: Architecture.X86_64, AARCH64: Architecture.AARCH64}
@@ -30,7 +31,7 @@ _MAY_RUN = 0o111
 def drivers_of(initrd: Region, arch: Architecture) -> frozenset[str]:
     """The modules that it loads, by the kernel's names. Raises FormatError if it does not come to that."""
     with Cpio(initrd) as archive:
-        entries = {entry.path: entry for entry in archive.entries()}
+        entries = {entry.path: entry for entry in entries_of(archive)}
         for name in (_INIT, _LOADED):
             if name not in entries or entries[name].kind is not Kind.FILE:
                 raise initrd.fault(f"an initrd without {name}")
@@ -92,11 +93,8 @@ def _resolved(path: str, entries: Mapping[str, Entry]) -> Entry | None:
 
 def _loaded(archive: Cpio, entries: Mapping[str, Entry], initrd: Region) -> frozenset[str]:
     """The modules of its list."""
-    listing = archive.content(entries[_LOADED])
-    if listing.size > LARGEST_LIST:
-        raise listing.fault(f"{listing.size} bytes of text, more than {LARGEST_LIST}")
     loaded: set[str] = set()
-    for path in listing.read(0, listing.size).decode("utf-8", "surrogateescape").split():
+    for path in text_of(archive.content(entries[_LOADED]), LARGEST_LIST).split():
         if path not in entries or entries[path].kind is not Kind.FILE:
             raise initrd.fault(f"an initrd without {shown(path, 100)}, which it loads")
         needed = _needed_modules(archive.content(entries[path]))

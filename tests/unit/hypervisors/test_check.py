@@ -174,8 +174,9 @@ def test_a_file_system_of_endless_files_is_not_walked_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = made(tmp_path)
-    monkeypatch.setattr("stereo.hypervisors.facts._MOST_ENTRIES", 5)
+    monkeypatch.setattr("stereo.hypervisors.bounds._MOST_ENTRIES", 5)
     assert "more than 5 files" in str(facts(folder).builtin)
+    assert "more than 5 files" in str(facts(folder).files.drivers)
 
 
 def test_without_pci_only_firecracker_is_left(tmp_path: Path) -> None:

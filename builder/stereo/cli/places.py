@@ -15,8 +15,6 @@ from click.shell_completion import CompletionItem
 
 from stereo.errors import StereoError, UsageError
 
-_FOLDERS = ("oci:", "/", "./", "../", "~")  # of registry.reference: what begins so is a layout in a folder
-
 
 class DistType(click.Path):
     """A folder that `stereo build` or `pull` made, or NAME[:VERSION] of the local store.
@@ -71,16 +69,16 @@ def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def _references(incomplete: str) -> list[str]:
     from stereo.registry.layout import LayoutRemote
-    from stereo.registry.reference import default_root, parse_reference
+    from stereo.registry.reference import FOLDERS, default_root, parse_reference
 
     begun, colon, _ = incomplete.rpartition(":")
-    if incomplete.startswith(_FOLDERS):
+    if incomplete.startswith(FOLDERS):
         names = [begun if colon and begun != "oci" else incomplete]
     elif (root := default_root()).kind == "layout":
         names = LayoutRemote(root).catalog()
     else:
         return []
-    found = [] if incomplete.startswith(_FOLDERS) else list(names)
+    found = [] if incomplete.startswith(FOLDERS) else list(names)
     for name in names:
         if name in (begun, incomplete):
             tags = LayoutRemote(parse_reference(name)).tags()

@@ -155,9 +155,9 @@ def search(out: Output, text: str, root: str | None, plain_http: bool) -> int:
     """List what has releases and TEXT in its name."""
     from stereo.distribution.overview import MOST_FOUND
     from stereo.distribution.overview import search as search_root
-    from stereo.registry.reference import parse_root
+    from stereo.registry.reference import FOLDERS, WEB, parse_root
 
-    if text.startswith(("oci:", "/", "./", "../", "~", "http://", "https://")):
+    if text.startswith((*FOLDERS, *WEB)):
         what = "is a place, and what is looked for is a part of a name"
         raise UsageError(what, where=shown(text, 120), hint="name the place with --in")
     place = parse_root(root)

@@ -34,7 +34,11 @@ _SUFFIX = re.compile(rf"(?P<rest>.*?)(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGES
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?")
 _SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~+-]*")
-_FOLDERS = ("oci:", "/", "./", "../", "~")
+FOLDERS = ("oci:", "/", "./", "../", "~")
+"""What begins so is a layout in a folder."""
+WEB = ("http://", "https://")
+"""What begins so is a static server."""
+
 _FORMS = "HOST/REPO:TAG, oci:PATH:TAG, https://HOST/PATH:TAG, or NAME:TAG"
 
 Kind = Literal["registry", "layout", "static"]
@@ -142,13 +146,13 @@ def _parse(text: str, *, is_root: bool) -> Reference:
     place = text.removeprefix("oci:")
     parts = None if is_root else _SUFFIX.fullmatch(place)
     rest, tag, digest = parts.group("rest", "tag", "digest") if parts else (place, None, None)
-    if "@" in rest and not text.startswith(_FOLDERS):
+    if "@" in rest and not text.startswith(FOLDERS):
         raise _refusal(text, "what follows '@' is no sha256 digest")
-    if text.startswith(("http://", "https://")):
+    if text.startswith(WEB):
         if "/" not in rest.partition("://")[2]:  # what looked like a tag is a port
             rest, tag = text.removesuffix(f"@{digest}"), None
         found = _static(text, rest)
-    elif text.startswith(_FOLDERS) or text in (".", ".."):
+    elif text.startswith(FOLDERS) or text in (".", ".."):
         found = _layout(text, rest)
     elif "/" in rest or is_root:
         found = _registry(text, rest, is_root=is_root)
